@@ -1,0 +1,87 @@
+"""Batched Cholesky and triangular algebra. Factors are lower triangular with a positive diagonal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "cholesky_report",
+    "factor_from_precision",
+    "factor_of_rows",
+    "is_symmetric",
+    "mahalanobis_whiten",
+    "precision_factor",
+    "symmetric",
+    "transpose",
+]
+
+
+def transpose(matrix: Tensor) -> Tensor:
+    """Swap the last two axes."""
+    return matrix.transpose(-1, -2)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """Average a matrix with its transpose, so that rounding leaves no skew part."""
+    return 0.5 * (matrix + transpose(matrix))
+
+
+def cholesky_report(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor L with L Lᵀ = matrix, and where that worked.
+
+    Returns ``(L, ok)`` with ``L`` of shape (*, D, D) and ``ok`` boolean of shape (*). Where ``ok``
+    is False, ``L`` is the identity, so that what follows stays finite until it is replaced.
+    """
+    finite = torch.isfinite(matrix).all(-1).all(-1)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    safe = torch.where(finite[..., None, None], matrix, eye)
+    factor, info = torch.linalg.cholesky_ex(safe)
+    # A pivot is the variance left in a feature once the others are known. Below rounding of the
+    # variance itself it carries no information; the ratio is free of units.
+    pivot = torch.diagonal(factor, dim1=-2, dim2=-1).square()
+    total = torch.diagonal(safe, dim1=-2, dim2=-1)
+    rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps
+    ok = finite & (info == 0) & (pivot > rounding * total).all(-1)
+    return torch.where(ok[..., None, None], factor, eye), ok
+
+
+def mahalanobis_whiten(factor: Tensor, difference: Tensor) -> Tensor:
+    """Solve L y = difference for rows: (*, D, D) and (*, S, D) give (*, S, D)."""
+    return transpose(torch.linalg.solve_triangular(factor, transpose(difference), upper=False))
+
+
+def precision_factor(factor: Tensor) -> Tensor:
+    """The upper triangular U = L⁻ᵀ with U Uᵀ = (L Lᵀ)⁻¹."""
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return transpose(torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False))
+
+
+def factor_from_precision(precision: Tensor) -> tuple[Tensor, Tensor]:
+    """The covariance factor L, and where it exists, from a precision matrix P = (L Lᵀ)⁻¹.
+
+    With J the exchange matrix, J P J = C Cᵀ gives the upper triangular U = J C J, P = U Uᵀ, and
+    L = U⁻ᵀ is lower triangular: no inverse of P is formed.
+    """
+    reversed_factor, ok = cholesky_report(precision.flip(-1, -2))
+    upper = reversed_factor.flip(-1, -2)
+    eye = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device)
+    inverse = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True)
+    return transpose(inverse), ok
+
+
+def is_symmetric(matrix: Tensor) -> Tensor:
+    """Whether each matrix equals its transpose up to rounding; (*, D, D) to (*)."""
+    size = matrix.abs().amax((-1, -2))
+    skew = (matrix - transpose(matrix)).abs().amax((-1, -2))
+    return skew <= 1e-5 * size  # as loose as scikit-learn: arrays printed and read back pass
+
+
+def factor_of_rows(rows: Tensor) -> Tensor:
+    """The Cholesky factor of A Aᵀ from A of shape (*, M, D), M ≤ D.
+
+    By a QR decomposition of Aᵀ, so that the condition number is never squared.
+    """
+    _, upper = torch.linalg.qr(transpose(rows))
+    sign = torch.where(torch.diagonal(upper, dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
+    return transpose(upper * sign[..., None])

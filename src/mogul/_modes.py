@@ -1,0 +1,104 @@
+"""The global mode of a Gaussian mixture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["global_mode"]
+
+_RIDGE_FRACTIONS = (0.25, 0.5, 0.75)
+_MAX_PAIRED_COMPONENTS = 32
+"""Above this, only the means start an ascent: pairs would outnumber them many times."""
+_MAX_STEPS = 1000
+_NEWTON_STEPS = 8
+
+
+def global_mode(log_weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
+    r"""The highest point of the density, for each mixture of a batch.
+
+    Every stationary point lies on the ridgeline manifold
+    :math:`(\sum_k a_k \Lambda_k)^{-1} \sum_k a_k \Lambda_k \mu_k` (Ray and Lindsay 2005), so its
+    vertices (the means) and points of its edges start the ascents. Each ascent is the mean-shift
+    fixed point, which never lowers the density (Carreira-Perpiñán 2000), polished by Newton steps;
+    the best end wins.
+
+    Parameters
+    ----------
+    log_weights : Tensor, shape (B, K)
+    means : Tensor, shape (B, K, D)
+    factors : Tensor, shape (B, K, D, D)
+        Lower Cholesky factors of the covariances.
+
+    Returns
+    -------
+    Tensor, shape (B, D)
+    """
+    precisions = torch.cholesky_inverse(factors)
+    height = log_weights - torch.diagonal(factors, dim1=-2, dim2=-1).log().sum(-1)
+    pulls = (precisions @ means.unsqueeze(-1)).squeeze(-1)  # (B, K, D)
+    mixture = (height, means, precisions, pulls)
+    points = _starts(means, precisions, pulls)
+    tolerance = torch.finfo(means.dtype).eps ** 0.5
+    for _ in range(_MAX_STEPS):
+        moved = _mean_shift(points, *mixture)
+        gap = (moved - points).unsqueeze(-2)  # (B, S, 1, D)
+        length = (gap.unsqueeze(-2) @ precisions.unsqueeze(1) @ gap.unsqueeze(-1)).amax(
+            (-1, -2, -3)
+        )
+        points = moved
+        if bool((length < tolerance**2).all()):
+            break
+    for _ in range(_NEWTON_STEPS):
+        points = _newton(points, *mixture)
+    best = _log_density(points, *mixture).argmax(-1)
+    return points.take_along_dim(best[:, None, None], 1).squeeze(1)
+
+
+def _starts(means: Tensor, precisions: Tensor, pulls: Tensor) -> Tensor:
+    n_components = means.shape[1]
+    if n_components == 1 or n_components > _MAX_PAIRED_COMPONENTS:
+        return means
+    i, j = torch.triu_indices(n_components, n_components, offset=1)
+    edges = [
+        torch.linalg.solve(
+            (1 - a) * precisions[:, i] + a * precisions[:, j],
+            (1 - a) * pulls[:, i] + a * pulls[:, j],
+        )
+        for a in _RIDGE_FRACTIONS
+    ]
+    return torch.cat([means, *edges], 1)
+
+
+def _terms(points: Tensor, height: Tensor, means: Tensor, precisions: Tensor) -> Tensor:
+    """Log of weight times density, up to a constant; (B, S, K)."""
+    gap = points.unsqueeze(-2) - means.unsqueeze(1)  # (B, S, K, D)
+    form = torch.einsum("bskd,bkde,bske->bsk", gap, precisions, gap)
+    return height.unsqueeze(1) - 0.5 * form
+
+
+def _log_density(points, height, means, precisions, pulls) -> Tensor:
+    return torch.logsumexp(_terms(points, height, means, precisions), -1)
+
+
+def _mean_shift(points, height, means, precisions, pulls) -> Tensor:
+    share = torch.softmax(_terms(points, height, means, precisions), -1)
+    matrix = torch.einsum("bsk,bkde->bsde", share, precisions)
+    return torch.linalg.solve(matrix, torch.einsum("bsk,bkd->bsd", share, pulls))
+
+
+def _newton(points, height, means, precisions, pulls) -> Tensor:
+    """One Newton step of the log-density, kept where it does not lower it."""
+    share = torch.softmax(_terms(points, height, means, precisions), -1)
+    force = pulls.unsqueeze(1) - torch.einsum("bkde,bse->bskd", precisions, points)
+    gradient = torch.einsum("bsk,bskd->bsd", share, force)
+    matrix = torch.einsum("bsk,bkde->bsde", share, precisions)
+    outer = torch.einsum("bsk,bskd,bske->bsde", share, force, force)
+    curvature = matrix - outer + gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
+    step, info = torch.linalg.solve_ex(curvature, gradient)
+    trial = torch.where(
+        ((info == 0) & torch.isfinite(step).all(-1)).unsqueeze(-1), points + step, points
+    )
+    before = _log_density(points, height, means, precisions, pulls)
+    after = _log_density(trial, height, means, precisions, pulls)
+    return torch.where((after >= before).unsqueeze(-1), trial, points)

@@ -1,0 +1,249 @@
+"""What a covariance structure is: the questions that a mixture and its algorithms ask of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from mogul.errors import InputError
+from mogul.stats import Stats
+
+__all__ = ["Covariance"]
+
+
+@dataclass(frozen=True)
+class Covariance(ABC):
+    r"""The covariances of K components, of one structure, for a whole batch of mixtures.
+
+    Stored as a ``factor`` whose meaning is the structure's own and from which a lower triangular
+    :math:`L_k` with a positive diagonal and :math:`\Sigma_k = L_k L_k^\top` follows. Below,
+    ``*batch`` is the batch shape, K, D and S numbers of components, features and rows.
+
+    A new structure is one final subclass in one file, one line in the registry and one case in
+    ``tests/laws``.
+    """
+
+    factor: Tensor
+    n_components: int
+    n_features: int
+
+    name: ClassVar[str]
+    """The word that users write for ``covariance_type``."""
+    factor_ndim: ClassVar[int]
+    """The number of trailing axes of ``factor`` that are not batch axes."""
+
+    # --- shapes -------------------------------------------------------------------------------
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.factor.shape[: self.factor.ndim - self.factor_ndim]
+
+    @staticmethod
+    @abstractmethod
+    def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
+        """The shape of ``factor`` without its batch axes; ``covariances`` have the same."""
+
+    @staticmethod
+    @abstractmethod
+    def n_free(n_components: int, n_features: int) -> int:
+        """The number of free parameters, for information criteria."""
+
+    def expand(self, batch_shape: torch.Size) -> Self:
+        """The same covariances for every member of a larger batch, without copying."""
+        event = self.factor.shape[self.factor.ndim - self.factor_ndim :]
+        return replace(self, factor=self.factor.expand(*batch_shape, *event))
+
+    def index(self, index) -> Self:
+        """Some of the batch, as by indexing its leading axes."""
+        return replace(self, factor=self.factor[index])
+
+    def to(self, **kwargs) -> Self:
+        """Change device or dtype, in the words of ``torch.Tensor.to``."""
+        return replace(self, factor=self.factor.to(**kwargs))
+
+    @abstractmethod
+    def select(self, components: Tensor) -> Self:
+        """The given components, in the given order; ``components`` is a 1-D index."""
+
+    # --- construction -------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def _factorise(cls, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        """``(factor, ok)`` from covariances; ``ok`` boolean per component, broadcastable to K."""
+
+    @classmethod
+    @abstractmethod
+    def _factorise_precisions(cls, precisions: Tensor) -> tuple[Tensor, Tensor]:
+        """``(factor, ok)`` from precisions in the shape of ``covariances``."""
+
+    @classmethod
+    def from_covariances(cls, covariances: Tensor, n_components: int, n_features: int) -> Self:
+        """From covariances in scikit-learn's shape for this structure, with any batch axes."""
+        cls._check(covariances, n_components, n_features, "covariances")
+        factor, ok = cls._factorise(covariances)
+        if not bool(ok.all()):
+            raise InputError(_not_positive(cls.name, "covariances"))
+        return cls(factor, n_components, n_features)
+
+    @classmethod
+    def from_precisions(cls, precisions: Tensor, n_components: int, n_features: int) -> Self:
+        """From inverse covariances in scikit-learn's shape, with any batch axes."""
+        cls._check(precisions, n_components, n_features, "precisions")
+        factor, ok = cls._factorise_precisions(precisions)
+        if not bool(ok.all()):
+            raise InputError(_not_positive(cls.name, "precisions"))
+        return cls(factor, n_components, n_features)
+
+    @classmethod
+    def _check(cls, values: Tensor, n_components: int, n_features: int, what: str) -> None:
+        want = cls.factor_shape(n_components, n_features)
+        if values.ndim < len(want) or tuple(values.shape[values.ndim - len(want) :]) != want:
+            raise InputError(
+                f"{cls.name} {what} have shape {tuple(values.shape)}, expected {want} "
+                f"for {n_components} components and {n_features} features."
+            )
+
+    # --- as arrays ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def covariances(self) -> Tensor:
+        """In scikit-learn's shape, (*batch, *factor_shape)."""
+
+    @abstractmethod
+    def precisions(self) -> Tensor:
+        """Inverses of :meth:`covariances`, in the same shape."""
+
+    @abstractmethod
+    def precisions_cholesky(self) -> Tensor:
+        """Upper triangular U with U Uᵀ the precision (a scale for diagonal structures)."""
+
+    @abstractmethod
+    def variances(self) -> Tensor:
+        """Variances of each feature; (*batch, K, D)."""
+
+    @abstractmethod
+    def scale_tril(self) -> Tensor:
+        """The lower triangular factors, dense; (*batch, K, D, D)."""
+
+    def dense(self) -> Tensor:
+        """The covariance matrices, dense; (*batch, K, D, D)."""
+        factor = self.scale_tril()
+        return factor @ factor.transpose(-1, -2)
+
+    # --- density ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def whiten(self, difference: Tensor) -> Tensor:
+        """Solve L_k y = difference; (*batch, K, S, D) to the same."""
+
+    @abstractmethod
+    def colour(self, noise: Tensor) -> Tensor:
+        """Multiply by L_k, the inverse of :meth:`whiten`; (*batch, K, S, D) to the same."""
+
+    @abstractmethod
+    def log_diagonal(self) -> Tensor:
+        """Logarithms of the diagonals of the L_k; (*batch, K, D). Their sum is ½ log det Σ_k."""
+
+    # --- shrinking to fewer features ------------------------------------------------------------
+
+    @abstractmethod
+    def marginal(self, features: Tensor) -> Self:
+        """The covariances of some features; ``features`` is a 1-D index of distinct features."""
+
+    @abstractmethod
+    def condition(self, given: Tensor, rest: Tensor, difference: Tensor) -> tuple[Tensor, Self]:
+        """The shift of the mean of ``rest``, and its covariance, when ``given`` is known.
+
+        ``difference`` is the given values less the components' means, (*batch, K, S, G). The shift
+        has shape (*batch, K, S, H). The covariance does not depend on the values.
+        """
+
+    @abstractmethod
+    def scaled(self, log_factor: Tensor) -> Self:
+        """Standard deviations multiplied by exp(log_factor), a tensor of the batch shape or ()."""
+
+    # --- a chart for extrapolation and gradients ------------------------------------------------
+
+    @abstractmethod
+    def encode(self, reference: Self | None = None) -> Tensor:
+        """An unconstrained vector for the factor relative to ``reference``; (*batch, n).
+
+        With triangular structures these are the entries of L_ref⁻¹ L with the logarithm on the
+        diagonal, so the vector does not depend on the units of the features.
+        """
+
+    @classmethod
+    @abstractmethod
+    def decode(
+        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+    ) -> Self:
+        """The inverse of :meth:`encode`; any real vector gives valid covariances."""
+
+    # --- statistics ---------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def moment(cls, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """The structure's part of Σ_s weight · left ⊗ right.
+
+        ``weight`` (*batch, K, S), ``left`` and ``right`` (*batch, K, S, D); the result has the
+        shape of ``factor``. This one bilinear map fixes the second-moment statistics.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_moment(
+        cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
+    ) -> tuple[Self, Tensor]:
+        """The maximum-likelihood covariances from a central moment.
+
+        ``count`` (*batch, K) is the weight of each component, ``floor`` (scalar or (*batch)) is
+        added to every variance. Returns the covariances and ``ok`` (*batch, K): where it is False
+        the covariance is not positive definite, and a stand-in takes its place.
+        """
+
+    def recentre(self, stats: Stats, origin: Tensor) -> Stats:
+        """The same statistics about another origin, exactly (an affine map)."""
+        shift = (stats.origin - origin).unsqueeze(-2)  # (*batch, K, 1, D)
+        first = stats.first.unsqueeze(-2)
+        one = torch.ones_like(stats.count).unsqueeze(-1)  # (*batch, K, 1)
+        second = (
+            stats.second
+            + self.moment(one, first, shift)
+            + self.moment(one, shift, first)
+            + self.moment(stats.count.unsqueeze(-1), shift, shift)
+        )
+        moved = stats.first + stats.count.unsqueeze(-1) * shift.squeeze(-2)
+        return replace(stats, first=moved, second=second, origin=origin)
+
+    # --- the expanded form, for kernels ---------------------------------------------------------
+    # log N(x; μ, Σ) = −½ xᵀΛx + (Λμ)ᵀx + const is one matrix product for all components once
+    # "features" of x are at hand. It loses digits far from the origin: kernels must check.
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """What the quadratic form needs of rows x (D, S), one column per row: (*batch or (), F, S)."""
+
+    @abstractmethod
+    def quadratic_weights(self) -> Tensor:
+        """W (*batch, K or 1, F) with W @ features(x) = −½ xᵀΛ_k x."""
+
+    @abstractmethod
+    def precision_times(self, vectors: Tensor) -> Tensor:
+        """Λ_k v_k for ``vectors`` (*batch, K, D)."""
+
+    @abstractmethod
+    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
+        """Second moments about zero from responsibilities (*batch, K, S); shape of ``factor``."""
+
+
+def _not_positive(name: str, what: str) -> str:
+    return (
+        f"The {name} {what} are not all positive definite; every variance must be positive and "
+        "every matrix symmetric with positive eigenvalues."
+    )

@@ -1,0 +1,177 @@
+"""One covariance matrix per component."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from mogul._linalg import (
+    cholesky_report,
+    factor_from_precision,
+    factor_of_rows,
+    is_symmetric,
+    mahalanobis_whiten,
+    precision_factor,
+    symmetric,
+    transpose,
+)
+from mogul.covariances.base import Covariance
+
+__all__ = ["FullCovariance"]
+
+
+class FullCovariance(Covariance):
+    """Unrestricted covariances: ``factor`` holds lower Cholesky factors, (*batch, K, D, D)."""
+
+    name: ClassVar[str] = "full"
+    factor_ndim: ClassVar[int] = 3
+
+    @staticmethod
+    def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features, n_features)
+
+    @staticmethod
+    def n_free(n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def select(self, components: Tensor) -> Self:
+        return replace(
+            self, factor=self.factor[..., components, :, :], n_components=len(components)
+        )
+
+    @classmethod
+    def _factorise(cls, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        factor, ok = cholesky_report(covariances)
+        return factor, ok & is_symmetric(covariances)
+
+    @classmethod
+    def _factorise_precisions(cls, precisions: Tensor) -> tuple[Tensor, Tensor]:
+        factor, ok = factor_from_precision(precisions)
+        return factor, ok & is_symmetric(precisions)
+
+    def covariances(self) -> Tensor:
+        return self.factor @ transpose(self.factor)
+
+    def precisions(self) -> Tensor:
+        upper = precision_factor(self.factor)
+        return upper @ transpose(upper)
+
+    def precisions_cholesky(self) -> Tensor:
+        return precision_factor(self.factor)
+
+    def variances(self) -> Tensor:
+        return self.factor.square().sum(-1)
+
+    def scale_tril(self) -> Tensor:
+        return self.factor
+
+    def whiten(self, difference: Tensor) -> Tensor:
+        return mahalanobis_whiten(self.factor, difference)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return noise @ transpose(self.factor)
+
+    def log_diagonal(self) -> Tensor:
+        return torch.diagonal(self.factor, dim1=-2, dim2=-1).log()
+
+    def marginal(self, features: Tensor) -> Self:
+        factor = factor_of_rows(self.factor[..., features, :])
+        return replace(self, factor=factor, n_features=len(features))
+
+    def condition(self, given: Tensor, rest: Tensor, difference: Tensor) -> tuple[Tensor, Self]:
+        joint = factor_of_rows(self.factor[..., torch.cat([given, rest]), :])
+        n_given = len(given)
+        known, cross = joint[..., :n_given, :n_given], joint[..., n_given:, :n_given]
+        shift = mahalanobis_whiten(known, difference) @ transpose(cross)
+        left = replace(self, factor=joint[..., n_given:, n_given:], n_features=len(rest))
+        return shift, left
+
+    def scaled(self, log_factor: Tensor) -> Self:
+        return replace(self, factor=self.factor * log_factor.exp()[..., None, None, None])
+
+    def encode(self, reference: Self | None = None) -> Tensor:
+        return log_triangle(self.factor, None if reference is None else reference.factor).flatten(
+            -2
+        )
+
+    @classmethod
+    def decode(
+        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+    ) -> Self:
+        triangle = values.unflatten(-1, (n_components, -1))
+        factor = exp_triangle(triangle, n_features, None if reference is None else reference.factor)
+        return cls(factor, n_components, n_features)
+
+    @classmethod
+    def moment(cls, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return transpose(weight.unsqueeze(-1) * left) @ right
+
+    @classmethod
+    def from_moment(
+        cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
+    ) -> tuple[Self, Tensor]:
+        covariances = symmetric(moment) / count[..., None, None]
+        factor, ok = cholesky_report(add_floor(covariances, floor.unsqueeze(-1)))
+        return cls(factor, count.shape[-1], n_features), ok
+
+    def features(self, x: Tensor) -> Tensor:
+        return pair_products(x)
+
+    def quadratic_weights(self) -> Tensor:
+        rows, columns = torch.tril_indices(self.n_features, self.n_features)
+        halves = torch.where(rows == columns, -0.5, -1.0).to(self.factor)
+        return self.precisions()[..., rows, columns] * halves
+
+    def precision_times(self, vectors: Tensor) -> Tensor:
+        return (self.precisions() @ vectors.unsqueeze(-1)).squeeze(-1)
+
+    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
+        products = responsibilities @ transpose(features)  # (*batch, K, D (D + 1) / 2)
+        rows, columns = torch.tril_indices(self.n_features, self.n_features)
+        moment = products.new_empty((*products.shape[:-1], self.n_features, self.n_features))
+        moment[..., rows, columns] = products
+        moment[..., columns, rows] = products
+        return moment
+
+
+def add_floor(covariances: Tensor, floor: Tensor) -> Tensor:
+    """Add ``floor`` (broadcastable to the leading axes) to the diagonals."""
+    eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
+    return covariances + floor[..., None, None] * eye
+
+
+def pair_products(x: Tensor) -> Tensor:
+    """The products of features, i ≥ j: (D, S) to (D (D + 1) / 2, S)."""
+    n_features = x.shape[-2]
+    out = x.new_empty((n_features * (n_features + 1) // 2, x.shape[-1]))
+    start = 0
+    for i in range(n_features):
+        torch.mul(x[: i + 1], x[i], out=out[start : start + i + 1])
+        start += i + 1
+    return out
+
+
+def log_triangle(factor: Tensor, reference: Tensor | None) -> Tensor:
+    """Lower entries of reference⁻¹ factor, the diagonal as logarithms; (*, D (D + 1) / 2)."""
+    ratio = (
+        factor
+        if reference is None
+        else torch.linalg.solve_triangular(reference, factor, upper=False)
+    )
+    rows, columns = torch.tril_indices(factor.shape[-1], factor.shape[-1])
+    entries = ratio[..., rows, columns]
+    on_diagonal = (rows == columns).to(entries.device)
+    return torch.where(on_diagonal, torch.where(on_diagonal, entries, 1.0).log(), entries)
+
+
+def exp_triangle(values: Tensor, n_features: int, reference: Tensor | None) -> Tensor:
+    """The inverse of :func:`log_triangle`."""
+    rows, columns = torch.tril_indices(n_features, n_features)
+    on_diagonal = (rows == columns).to(values.device)
+    entries = torch.where(on_diagonal, torch.where(on_diagonal, values, 0.0).exp(), values)
+    ratio = values.new_zeros((*values.shape[:-1], n_features, n_features))
+    ratio[..., rows, columns] = entries
+    return ratio if reference is None else reference @ ratio

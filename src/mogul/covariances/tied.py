@@ -1,0 +1,137 @@
+"""One covariance matrix, shared by all components."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from mogul._linalg import (
+    cholesky_report,
+    factor_from_precision,
+    factor_of_rows,
+    is_symmetric,
+    mahalanobis_whiten,
+    precision_factor,
+    symmetric,
+    transpose,
+)
+from mogul.covariances.base import Covariance
+from mogul.covariances.full import add_floor, exp_triangle, log_triangle
+
+__all__ = ["TiedCovariance"]
+
+
+class TiedCovariance(Covariance):
+    """A shared covariance: ``factor`` holds its lower Cholesky factor, (*batch, D, D)."""
+
+    name: ClassVar[str] = "tied"
+    factor_ndim: ClassVar[int] = 2
+
+    @staticmethod
+    def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    @staticmethod
+    def n_free(n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def select(self, components: Tensor) -> Self:
+        return replace(self, n_components=len(components))
+
+    @classmethod
+    def _factorise(cls, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        factor, ok = cholesky_report(covariances)
+        return factor, (ok & is_symmetric(covariances)).unsqueeze(-1)
+
+    @classmethod
+    def _factorise_precisions(cls, precisions: Tensor) -> tuple[Tensor, Tensor]:
+        factor, ok = factor_from_precision(precisions)
+        return factor, (ok & is_symmetric(precisions)).unsqueeze(-1)
+
+    def _per_component(self, values: Tensor, n_axes: int) -> Tensor:
+        """Repeat a shared tensor along a new K axis before its last ``n_axes``, as a view."""
+        axis = values.ndim - n_axes
+        shape = list(values.shape)
+        return values.unsqueeze(axis).expand(*shape[:axis], self.n_components, *shape[axis:])
+
+    def covariances(self) -> Tensor:
+        return self.factor @ transpose(self.factor)
+
+    def precisions(self) -> Tensor:
+        upper = precision_factor(self.factor)
+        return upper @ transpose(upper)
+
+    def precisions_cholesky(self) -> Tensor:
+        return precision_factor(self.factor)
+
+    def variances(self) -> Tensor:
+        return self._per_component(self.factor.square().sum(-1), 1)
+
+    def scale_tril(self) -> Tensor:
+        return self._per_component(self.factor, 2)
+
+    def whiten(self, difference: Tensor) -> Tensor:
+        rows = mahalanobis_whiten(self.factor, difference.flatten(-3, -2))
+        return rows.unflatten(-2, difference.shape[-3:-1])
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return noise @ transpose(self.factor).unsqueeze(-3)
+
+    def log_diagonal(self) -> Tensor:
+        return self._per_component(torch.diagonal(self.factor, dim1=-2, dim2=-1).log(), 1)
+
+    def marginal(self, features: Tensor) -> Self:
+        factor = factor_of_rows(self.factor[..., features, :])
+        return replace(self, factor=factor, n_features=len(features))
+
+    def condition(self, given: Tensor, rest: Tensor, difference: Tensor) -> tuple[Tensor, Self]:
+        joint = factor_of_rows(self.factor[..., torch.cat([given, rest]), :])
+        n_given = len(given)
+        known, cross = joint[..., :n_given, :n_given], joint[..., n_given:, :n_given]
+        whitened = mahalanobis_whiten(known, difference.flatten(-3, -2))
+        shift = (whitened @ transpose(cross)).unflatten(-2, difference.shape[-3:-1])
+        left = replace(self, factor=joint[..., n_given:, n_given:], n_features=len(rest))
+        return shift, left
+
+    def scaled(self, log_factor: Tensor) -> Self:
+        return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
+
+    def encode(self, reference: Self | None = None) -> Tensor:
+        return log_triangle(self.factor, None if reference is None else reference.factor)
+
+    @classmethod
+    def decode(
+        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+    ) -> Self:
+        factor = exp_triangle(values, n_features, None if reference is None else reference.factor)
+        return cls(factor, n_components, n_features)
+
+    @classmethod
+    def moment(cls, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        weighted = (weight.unsqueeze(-1) * left).flatten(-3, -2)
+        return transpose(weighted) @ right.expand_as(left).flatten(-3, -2)
+
+    @classmethod
+    def from_moment(
+        cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
+    ) -> tuple[Self, Tensor]:
+        covariances = symmetric(moment) / count.sum(-1)[..., None, None]
+        factor, ok = cholesky_report(add_floor(covariances, floor))
+        shared = cls(factor, count.shape[-1], n_features)
+        return shared, ok.unsqueeze(-1).expand(count.shape)
+
+    def features(self, x: Tensor) -> Tensor:
+        white = torch.linalg.solve_triangular(self.factor, x, upper=False)
+        return white.square().sum(-2, keepdim=True)
+
+    def quadratic_weights(self) -> Tensor:
+        return self.factor.new_full((*self.batch_shape, 1, 1), -0.5)
+
+    def precision_times(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.precisions()
+
+    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
+        return (responsibilities.sum(-2).unsqueeze(-2) * x) @ transpose(x)

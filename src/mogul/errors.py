@@ -1,0 +1,81 @@
+"""What can go wrong, as a tree.
+
+::
+
+    MogulError
+    ├── InputError (ValueError)           what was passed in cannot be used
+    │   └── UnknownNameError (KeyError)   a column, feature or structure that does not exist
+    ├── DegenerateFitError (ValueError)   every start of a fit collapsed
+    ├── NotConvergedError (ValueError)    an answer needs a converged fit
+    └── FileError (OSError)               a file cannot be used
+        ├── MissingFileError (FileNotFoundError)
+        └── FileFormatError (ValueError)  truncated, damaged, of a newer format, of an unknown kind
+    MogulWarning (UserWarning)
+    ├── RepairWarning                     a component collapsed and was repaired, or a start dropped
+    └── SpikeWarning                      a component sits on duplicated or rounded values
+
+Every message is one sentence, or two: what happened, what was expected, what to try.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DegenerateFitError",
+    "FileError",
+    "FileFormatError",
+    "InputError",
+    "MissingFileError",
+    "MogulError",
+    "MogulWarning",
+    "NotConvergedError",
+    "RepairWarning",
+    "SpikeWarning",
+    "UnknownNameError",
+]
+
+
+class MogulError(Exception):
+    """Any error that mogul raises on purpose."""
+
+
+class InputError(MogulError, ValueError):
+    """What was passed in cannot be used as it is."""
+
+
+class UnknownNameError(InputError, KeyError):
+    """A column, feature or structure was asked for that does not exist."""
+
+    def __str__(self) -> str:  # KeyError would print the quoted repr of the sentence
+        return str(self.args[0])
+
+
+class DegenerateFitError(MogulError, ValueError):
+    """Every start of a fit collapsed."""
+
+
+class NotConvergedError(MogulError, ValueError):
+    """The answer asked for exists only at a converged fit."""
+
+
+class FileError(MogulError, OSError):
+    """A file cannot be read or written."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """A file does not exist."""
+
+
+class FileFormatError(FileError, ValueError):
+    """A file is truncated, damaged, of a newer format or of an unknown kind."""
+
+
+class MogulWarning(UserWarning):
+    """Any warning that mogul issues on purpose."""
+
+
+class RepairWarning(MogulWarning):
+    """A component collapsed and was repaired, or a whole start was dropped."""
+
+
+class SpikeWarning(MogulWarning):
+    """A component sits on duplicated or rounded values, so its likelihood means little."""

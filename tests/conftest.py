@@ -1,0 +1,29 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Warnings are errors here, and joblib and pyarrow may probe the machine for cores and warn.
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "2")
+# Plots are drawn without a screen.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+settings.register_profile(
+    "mogul",
+    derandomize=True,  # a run repeats
+    max_examples=30,
+    deadline=None,  # two shared cores: a time limit would fail at random
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("mogul")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout; tests that need it skip where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the folder of real data is not beside this checkout")
+    return SHARED_DATA
