@@ -11,6 +11,8 @@ from torch import Tensor
 __all__ = ["KLDivergence", "entropy_bounds", "gaussian_kl", "normal_quasi_sample", "variational_kl"]
 
 _BOUND_STEPS = 100
+_LEAST_LOG_WEIGHT = -1e4
+"""It rounds to a weight of zero, and differences of it are numbers where those of −∞ are not."""
 
 
 class KLDivergence(NamedTuple):
@@ -64,7 +66,8 @@ def variational_kl(log_p: Tensor, log_q: Tensor, pairwise: Tensor) -> Tensor:
     pairwise : Tensor, shape (*, K, J)
         From :func:`gaussian_kl`.
     """
-    log_p, log_q = log_p.unsqueeze(-1), log_q.unsqueeze(-2)
+    log_p = log_p.clamp_min(_LEAST_LOG_WEIGHT).unsqueeze(-1)
+    log_q = log_q.clamp_min(_LEAST_LOG_WEIGHT).unsqueeze(-2)
     log_psi = (log_p + log_q).expand(pairwise.shape)  # pieces of q's component j, summing to q_j
     log_phi = log_psi
     for _ in range(_BOUND_STEPS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["attach_gradient", "rosenblatt"]
@@ -27,7 +28,8 @@ def rosenblatt(log_weights: Tensor, whitened: Tensor, log_diagonal: Tensor) -> T
     Tensor, shape (*batch, S, D)
     """
     log_terms = -0.5 * whitened.square() - log_diagonal  # up to a constant that shares lose
-    before = log_terms.cumsum(-1) - log_terms
+    # Not cumsum − own term: where the own term is large, that difference loses the earlier digits.
+    before = F.pad(log_terms[..., :-1].cumsum(-1), (1, 0))
     shares = torch.softmax(log_weights.unsqueeze(-1) + before, -3)
     return (shares * torch.special.ndtr(whitened)).sum(-3)
 

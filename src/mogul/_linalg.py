@@ -1,4 +1,4 @@
-"""Batched Cholesky and triangular algebra. Factors are lower triangular with a positive diagonal."""
+"""Batched Cholesky factors, lower triangular with a positive diagonal, and their algebra."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 __all__ = [
     "cholesky_report",
     "factor_from_precision",
+    "factor_from_precision_factor",
     "factor_of_rows",
     "is_symmetric",
     "mahalanobis_whiten",
@@ -64,10 +65,13 @@ def factor_from_precision(precision: Tensor) -> tuple[Tensor, Tensor]:
     L = U⁻ᵀ is lower triangular: no inverse of P is formed.
     """
     reversed_factor, ok = cholesky_report(precision.flip(-1, -2))
-    upper = reversed_factor.flip(-1, -2)
+    return factor_from_precision_factor(reversed_factor.flip(-1, -2)), ok
+
+
+def factor_from_precision_factor(upper: Tensor) -> Tensor:
+    """The covariance factor L = U⁻ᵀ from the upper triangular U of a precision U Uᵀ."""
     eye = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device)
-    inverse = torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True)
-    return transpose(inverse), ok
+    return transpose(torch.linalg.solve_triangular(upper, eye.expand_as(upper), upper=True))
 
 
 def is_symmetric(matrix: Tensor) -> Tensor:

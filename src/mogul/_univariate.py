@@ -7,6 +7,7 @@ shape (*).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,11 +15,19 @@ from torch import Tensor
 __all__ = ["cdf", "crps", "density", "hdr", "icdf", "survival"]
 
 _BISECTIONS = 200
-"""More halvings than float64 has digits; the loop stops when no interval shrinks any further."""
+"""More halvings than float64 has digits; the loop stops when no bracket shrinks any further."""
 _GRID_HALF_WIDTH = 9.0
 """Standard deviations of a component beyond which its density is below float64's resolution."""
 _GRID_STEPS = 36
 """Grid points per component for finding turning points: a spacing of half a standard deviation."""
+_THRESHOLD_BISECTIONS = 70
+"""The logarithm of a height lies in an interval of length 1500, which they cut to 1e-18."""
+_HERMITE: dict[int, Callable[[Tensor], Tensor]] = {
+    1: lambda z: -z,
+    2: lambda z: z.square() - 1,
+    3: lambda z: z * (3 - z.square()),
+}
+"""The n-th derivative of exp(−z²/2) divided by it."""
 
 
 def _standardise(value: Tensor, means: Tensor, scales: Tensor) -> Tensor:
@@ -60,7 +69,7 @@ def icdf(probability: Tensor, weights: Tensor, means: Tensor, scales: Tensor) ->
     at = torch.where(inside, root, torch.zeros_like(root))
     slope = density(at, weights, means, scales).detach()
     gap = probability - cdf(at, weights, means, scales)
-    step = torch.where(inside, (gap - gap.detach()) / slope.clamp_min(1e-300), 0.0)
+    step = torch.where(inside, (gap - gap.detach()) / slope.clamp_min(torch.finfo(slope.dtype).tiny), 0.0)
     return root + step
 
 
@@ -72,17 +81,27 @@ def _bisect_quantile(probability: Tensor, weights: Tensor, means: Tensor, scales
     carries = weights > 0  # a component of weight zero must not widen the bracket
     low = torch.where(carries, quantiles, torch.inf).amin(-1)
     high = torch.where(carries, quantiles, -torch.inf).amax(-1)
-    for _ in range(_BISECTIONS):
-        middle = torch.where(torch.isfinite(low + high), 0.5 * low + 0.5 * high, low)
-        if bool(((middle <= low) | (middle >= high) | ~torch.isfinite(middle)).all()):
-            break
-        below = torch.where(
+
+    def is_below(middle: Tensor) -> Tensor:
+        return torch.where(
             upper_half,
             survival(middle, weights, means, scales) > tail,
             cdf(middle, weights, means, scales) < tail,
         )
+
+    return _bisect(low, high, is_below)
+
+
+def _bisect(low: Tensor, high: Tensor, is_below: Callable[[Tensor], Tensor]) -> Tensor:
+    """Halve brackets until their ends are neighbouring numbers; ``is_below`` asks for the upper."""
+    middle = 0.5 * low + 0.5 * high
+    for _ in range(_BISECTIONS):
+        if bool(((middle <= low) | (middle >= high)).all()):
+            break
+        below = is_below(middle)
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(torch.isfinite(low + high), 0.5 * low + 0.5 * high, low)
+        middle = 0.5 * low + 0.5 * high
+    return middle
 
 
 def crps(value: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
@@ -111,7 +130,7 @@ def hdr(level: float, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
     between its turning points, so each stretch holds at most one end of an interval, and t is found
     by bisection on the probability that lies above it (Hyndman 1996).
     """
-    knots = _monotone_knots(weights, means, scales)  # (*, M), increasing, turning points included
+    knots = _knots(weights, means, scales)
     spread = (weights.unsqueeze(-2), means.unsqueeze(-2), scales.unsqueeze(-2))
     heights = density(knots, *spread)
     left, right = knots[..., :-1], knots[..., 1:]
@@ -122,13 +141,7 @@ def hdr(level: float, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
 
     def crossing(threshold: Tensor) -> Tensor:
         """Where each stretch meets the threshold, at its ends when it does not."""
-        low, high = left, right
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            above = density(middle, *spread) >= threshold
-            go_left = above == rising
-            high, low = torch.where(go_left, middle, high), torch.where(go_left, low, middle)
-        return 0.5 * (low + high)
+        return _bisect(left, right, lambda x: (density(x, *spread) < threshold) == rising)
 
     def mass(threshold: Tensor) -> Tensor:
         at = cdf(crossing(threshold), *spread)
@@ -136,41 +149,67 @@ def hdr(level: float, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
         whole = torch.where(low_height >= threshold, at_right - at_left, partial)
         return torch.where(high_height < threshold, 0.0, whole).sum(-1)
 
-    floor, ceiling = torch.zeros_like(heights[..., 0]), heights.amax(-1)
-    for _ in range(70):
-        threshold = 0.5 * (floor + ceiling)
+    ceiling = heights.amax(-1)
+    floor = torch.full_like(ceiling, torch.finfo(ceiling.dtype).tiny)
+    for _ in range(_THRESHOLD_BISECTIONS):
+        threshold = floor.sqrt() * ceiling.sqrt()  # heights may differ by many orders of magnitude
         too_much = mass(threshold.unsqueeze(-1)) > level
         floor = torch.where(too_much, threshold, floor)
         ceiling = torch.where(too_much, ceiling, threshold)
-    threshold = (0.5 * (floor + ceiling)).unsqueeze(-1)
+    threshold = (floor.sqrt() * ceiling.sqrt()).unsqueeze(-1)
     cuts = crossing(threshold)
     cut_here = (low_height < threshold) & (high_height >= threshold)
     starts = torch.where(cut_here & rising, cuts, torch.inf)
     ends = torch.where(cut_here & ~rising, cuts, torch.inf)
-    n_components = weights.shape[-1]
-    region = torch.stack([starts.sort(-1).values, ends.sort(-1).values], -1)[..., :n_components, :]
-    return torch.where(torch.isfinite(region), region, torch.nan)
+    return _padded_intervals(starts, ends, weights.shape[-1])
 
 
-def _monotone_knots(weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-    """A sorted grid between whose neighbours the density is monotone."""
+def _padded_intervals(starts: Tensor, ends: Tensor, n: int) -> Tensor:
+    """The first ``n`` intervals in ascending order, infinity meaning none; (*, n, 2)."""
+    region = torch.stack([starts.sort(-1).values, ends.sort(-1).values], -1)[..., :n, :]
+    missing = region.new_full((*region.shape[:-2], n - region.shape[-2], 2), torch.nan)
+    return torch.cat([torch.where(torch.isfinite(region), region, torch.nan), missing], -2)
+
+
+def _knots(weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+    """The turning points of the density between two ends of the line, ascending; (*, M).
+
+    Two turning points close together show no change of sign on a grid. Between them the next
+    derivative has a zero, which parts them once it joins the grid; so higher derivatives come first.
+    """
     steps = torch.linspace(-_GRID_HALF_WIDTH, _GRID_HALF_WIDTH, _GRID_STEPS + 1).to(means)
     grid = (means.unsqueeze(-1) + scales.unsqueeze(-1) * steps).flatten(-2).sort(-1).values
+    for order in (3, 2):
+        zeros = _zeros_of_derivative(order, grid, weights, means, scales)
+        grid = torch.cat([grid, zeros], -1).sort(-1).values
+    turning = _zeros_of_derivative(1, grid, weights, means, scales).sort(-1).values
+    n_turning = int((turning < grid[..., -1:]).sum(-1).max())
+    return torch.cat([grid[..., :1], turning[..., :n_turning], grid[..., -1:]], -1)
+
+
+def _zeros_of_derivative(
+    order: int, grid: Tensor, weights: Tensor, means: Tensor, scales: Tensor
+) -> Tensor:
+    """Where a derivative of the density changes sign between neighbours of a grid; (*, M − 1).
+
+    Where it does not, the last point of the grid stands in.
+    """
     spread = (weights.unsqueeze(-2), means.unsqueeze(-2), scales.unsqueeze(-2))
-    slope = _slope(grid, *spread)
-    turns = slope[..., :-1] * slope[..., 1:] < 0
-    low, high = grid[..., :-1], grid[..., 1:]
-    rising = slope[..., :-1] > 0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        go_right = (_slope(middle, *spread) > 0) == rising
-        low, high = torch.where(go_right, middle, low), torch.where(go_right, high, middle)
-    turning = torch.where(turns, 0.5 * (low + high), grid[..., :-1])
-    return torch.cat([grid, turning], -1).sort(-1).values
+    positive = _derivative_sign(order, grid, *spread)
+    from_positive, to_positive = positive[..., :-1], positive[..., 1:]
+    zeros = _bisect(
+        grid[..., :-1],
+        grid[..., 1:],
+        lambda x: _derivative_sign(order, x, *spread) == from_positive,
+    )
+    return torch.where(from_positive != to_positive, zeros, grid[..., -1:])
 
 
-def _slope(value: Tensor, weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-    """The density's derivative, up to a positive constant, scaled so that it does not underflow."""
+def _derivative_sign(
+    order: int, value: Tensor, weights: Tensor, means: Tensor, scales: Tensor
+) -> Tensor:
+    """Whether a derivative of the density is positive, even where the density underflows."""
     z = _standardise(value, means, scales)
-    exponent = weights.log() - 0.5 * z.square() - 2 * scales.log()
-    return -(z * torch.exp(exponent - exponent.amax(-1, keepdim=True))).sum(-1)
+    exponent = weights.log() - 0.5 * z.square() - (order + 1) * scales.log()
+    size = torch.exp(exponent - exponent.amax(-1, keepdim=True))
+    return (_HERMITE[order](z) * size).sum(-1) > 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Mixture(Distribution):
 
     support = constraints.real_vector
     has_rsample = True
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class Mixture(Distribution):
         """
         kind = structure(covariance_type)
         w, m, c = _as_common_tensors(weights, means, covariances)
-        if m.ndim < 2:
+        if m.ndim < 2 or m.shape[-1] == 0:
             raise InputError(
                 f"means have shape {tuple(m.shape)}, expected (K, D), or (*batch, K, D)."
             )
@@ -229,12 +230,12 @@ class Mixture(Distribution):
         )
 
     def __getitem__(self, index: Any) -> Mixture:
-        """Some of a batch of mixtures, as by indexing its leading axes."""
+        """Some of a batch of mixtures, as by indexing a tensor of the batch shape."""
+        places = torch.arange(self.batch_shape.numel()).reshape(self.batch_shape)[index]
+        whole = self if self.batch_shape else self.expand((1,))
+        at = torch.unravel_index(places.to(self.device), whole.batch_shape)
         return Mixture(
-            self.log_weights[index],
-            self.means[index],
-            self.covariance.index(index),
-            self.feature_names,
+            whole.log_weights[at], whole.means[at], whole.covariance.index(at), self.feature_names
         )
 
     def __len__(self) -> int:
@@ -244,7 +245,9 @@ class Mixture(Distribution):
 
     def select(self, components: Any) -> Mixture:
         """Some components, in the given order, their weights scaled to add up to one again."""
-        index = torch.as_tensor(components, device=self.device)
+        index = torch.arange(self.n_components, device=self.device)[components].reshape(-1)
+        if not bool(torch.isfinite(self.log_weights[..., index]).any(-1).all()):
+            raise InputError("The selected components have no weight; select one that has.")
         return Mixture(
             self.log_weights[..., index],
             self.means[..., index, :],
@@ -340,37 +343,38 @@ class Mixture(Distribution):
 
     def component_log_prob(self, value: Any) -> Tensor:
         """Log w_k + log N(x; μ_k, Σ_k) for every component, (*sample, *batch, K)."""
-        return self._by_row(value, lambda terms: terms.transpose(-1, -2), n_event=1)
+        return self._by_row(value, lambda terms: terms.transpose(-1, -2))
 
     def responsibilities(self, value: Any) -> Tensor:
         """The probability of each component given x, (*sample, *batch, K)."""
-        return self._by_row(
-            value, lambda terms: torch.softmax(terms, -2).transpose(-1, -2), n_event=1
-        )
+        return self._by_row(value, lambda terms: torch.softmax(terms, -2).transpose(-1, -2))
 
     def predict(self, value: Any) -> Tensor:
         """The most probable component given x, (*sample, *batch)."""
         return self._by_row(value, lambda terms: terms.argmax(-2))
 
-    def _by_row(self, value: Any, answer, n_event: int = 0) -> Tensor:
+    def _by_row(self, value: Any, answer) -> Tensor:
         """Apply ``answer`` to the terms (*batch, K, S) of tiles of rows and restore the shape."""
         x = self._as_value(value)
         shape = torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
         n_batch = len(self.batch_shape)
-        sample_shape = shape[: len(shape) - n_batch]
+        sample_shape, batch_shape = shape[: len(shape) - n_batch], shape[len(shape) - n_batch :]
+        if batch_shape != self.batch_shape:  # an axis of length one meets a longer one of x
+            return self.expand(batch_shape)._by_row(x, answer)
         rows = x.expand(*shape, self.n_features).reshape(-1, *self.batch_shape, self.n_features)
         rows = rows.movedim(0, -2)  # (*batch, S, D)
         per_row = self.batch_shape.numel() * self.n_components * self.n_features
         tile = max(1, _TILE_ELEMENTS // max(1, per_row))
         if self._tracks_gradients(x) or rows.shape[-2] <= tile:
-            found = answer(self._terms(rows))
+            found = answer(self.component_terms(rows))
         else:
-            found = torch.cat([answer(self._terms(part)) for part in rows.split(tile, -2)], n_batch)
-        return found.movedim(n_batch, 0).reshape(
-            *sample_shape, *found.movedim(n_batch, 0).shape[1:]
-        )
+            found = torch.cat(
+                [answer(self.component_terms(part)) for part in rows.split(tile, -2)], n_batch
+            )
+        found = found.movedim(n_batch, 0)  # (S, *batch, …)
+        return found.reshape(sample_shape + found.shape[1:])
 
-    def _terms(self, rows: Tensor) -> Tensor:
+    def component_terms(self, rows: Tensor) -> Tensor:
         """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch, S, D); (*batch, K, S)."""
         gap = rows.unsqueeze(-3) - self.means.unsqueeze(-2)  # (*batch, K, S, D)
         distance = self.covariance.whiten(gap).square().sum(-1)
@@ -436,10 +440,10 @@ class Mixture(Distribution):
         noise = torch.randn(
             *shape, self.n_features, dtype=self.dtype, device=self.device, generator=generator
         )
-        return self._place(noise, labels), labels
+        return self.place(noise, labels), labels
 
-    def _place(self, noise: Tensor, labels: Tensor) -> Tensor:
-        """Move standard normal draws to their components."""
+    def place(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Move standard normal draws (*sample, *batch, D) to the components in ``labels``."""
         if not self.batch_shape:
             out = torch.empty_like(noise)
             for k in range(self.n_components):
@@ -533,7 +537,7 @@ class Mixture(Distribution):
                 return names.index(feature)
             have = "it has no feature names" if names is None else f"it has {', '.join(names)}"
             raise UnknownNameError(f"The mixture has no feature {feature!r}; {have}.")
-        position = int(feature)
+        position = _as_position(feature)
         if not -self.n_features <= position < self.n_features:
             raise UnknownNameError(
                 f"Feature {position} does not exist; the mixture has {self.n_features} features, "
@@ -572,7 +576,11 @@ class Mixture(Distribution):
     def interval(self, level: float = 0.95) -> Tensor:
         """The equal-tailed interval of each feature's marginal; (*batch, D, 2)."""
         _check_level(level)
-        return torch.stack([self.icdf(0.5 - level / 2), self.icdf(0.5 + level / 2)], -1)
+        weights, means, scales = self._marginals()
+        tail = means.new_full(means.shape[:-1], 0.5 - level / 2)
+        # The upper end is the lower one of −x: no probability near one is ever rounded.
+        upper = -_univariate.icdf(tail, weights, -means, scales)
+        return torch.stack([_univariate.icdf(tail, weights, means, scales), upper], -1)
 
     def hdr(self, level: float = 0.95) -> Tensor:
         """The highest-density region of each feature's marginal; (*batch, D, K, 2).
@@ -629,9 +637,8 @@ class Mixture(Distribution):
         noise = torch.randn(n_samples, self.n_features, generator=generator, dtype=torch.float64)
         points = self._coloured(noise.to(self.means))
         gap = self._at_points_of_components(points) - other._at_points_of_components(points)
-        weights = self.weights
-        value = (weights * gap.mean(0)).sum(-1)
-        error = (weights.square() * gap.var(0) / n_samples).sum(-1).sqrt()
+        each = (self.weights * gap).sum(-1)  # (S, *batch); the components share their noise
+        value, error = each.mean(0), each.std(0) / math.sqrt(n_samples)
         pairwise = gaussian_kl(
             self.means, self.covariance.scale_tril(), other.means, other.covariance.scale_tril()
         )
@@ -669,7 +676,20 @@ class Mixture(Distribution):
 def _as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    return torch.as_tensor(np.asarray(value))
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"An array of numbers is needed; got {value!r:.100}.") from error
+
+
+def _as_position(feature: Any) -> int:
+    """An integer; booleans and fractions would be taken for positions that nobody meant."""
+    try:
+        if not isinstance(feature, bool):
+            return operator.index(feature)
+    except TypeError:
+        pass
+    raise InputError(f"A feature is a whole number or a name; got {feature!r}.")
 
 
 def _as_common_tensors(*values: Any) -> list[Tensor]:

@@ -35,6 +35,10 @@ class Covariance(ABC):
     """The word that users write for ``covariance_type``."""
     factor_ndim: ClassVar[int]
     """The number of trailing axes of ``factor`` that are not batch axes."""
+    requirement: ClassVar[str] = "symmetric, positive-definite"
+    """What must hold of given covariances or precisions, to complete "should be …"."""
+    shared_features: ClassVar[bool] = True
+    """Whether :meth:`features` depends on rows alone, so that one array serves all components."""
 
     # --- shapes -------------------------------------------------------------------------------
 
@@ -87,7 +91,7 @@ class Covariance(ABC):
         cls._check(covariances, n_components, n_features, "covariances")
         factor, ok = cls._factorise(covariances)
         if not bool(ok.all()):
-            raise InputError(_not_positive(cls.name, "covariances"))
+            raise InputError(f"'{cls.name} covariance' should be {cls.requirement}")
         return cls(factor, n_components, n_features)
 
     @classmethod
@@ -96,8 +100,13 @@ class Covariance(ABC):
         cls._check(precisions, n_components, n_features, "precisions")
         factor, ok = cls._factorise_precisions(precisions)
         if not bool(ok.all()):
-            raise InputError(_not_positive(cls.name, "precisions"))
+            raise InputError(f"'{cls.name} precision' should be {cls.requirement}")
         return cls(factor, n_components, n_features)
+
+    @classmethod
+    @abstractmethod
+    def from_precisions_cholesky(cls, upper: Tensor, n_components: int, n_features: int) -> Self:
+        """The inverse of :meth:`precisions_cholesky`."""
 
     @classmethod
     def _check(cls, values: Tensor, n_components: int, n_features: int, what: str) -> None:
@@ -226,8 +235,12 @@ class Covariance(ABC):
     # "features" of x are at hand. It loses digits far from the origin: kernels must check.
 
     @abstractmethod
-    def features(self, x: Tensor) -> Tensor:
-        """What the quadratic form needs of rows x (D, S), one column per row: (*batch or (), F, S)."""
+    def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """What the quadratic form needs of rows x, (D, S) to (*batch or (), F, S)."""
+
+    @abstractmethod
+    def precision_diagonal(self) -> Tensor:
+        """The diagonals of the Λ_k, (*batch, K, D)."""
 
     @abstractmethod
     def quadratic_weights(self) -> Tensor:
@@ -240,10 +253,3 @@ class Covariance(ABC):
     @abstractmethod
     def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
         """Second moments about zero from responsibilities (*batch, K, S); shape of ``factor``."""
-
-
-def _not_positive(name: str, what: str) -> str:
-    return (
-        f"The {name} {what} are not all positive definite; every variance must be positive and "
-        "every matrix symmetric with positive eigenvalues."
-    )

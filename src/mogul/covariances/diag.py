@@ -18,6 +18,7 @@ class DiagCovariance(Covariance):
 
     name: ClassVar[str] = "diag"
     factor_ndim: ClassVar[int] = 2
+    requirement: ClassVar[str] = "positive"
 
     @staticmethod
     def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
@@ -39,6 +40,10 @@ class DiagCovariance(Covariance):
     def _factorise_precisions(cls, precisions: Tensor) -> tuple[Tensor, Tensor]:
         ok = (precisions > 0) & torch.isfinite(precisions)
         return torch.where(ok, precisions, 1.0).rsqrt(), ok.all(-1)
+
+    @classmethod
+    def from_precisions_cholesky(cls, upper: Tensor, n_components: int, n_features: int) -> Self:
+        return cls(upper.reciprocal(), n_components, n_features)
 
     def covariances(self) -> Tensor:
         return self.factor.square()
@@ -98,8 +103,11 @@ class DiagCovariance(Covariance):
         factor, ok = cls._factorise(moment / count.unsqueeze(-1) + floor[..., None, None])
         return cls(factor, count.shape[-1], n_features), ok
 
-    def features(self, x: Tensor) -> Tensor:
-        return x.square()
+    def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.square(x, out=out)
+
+    def precision_diagonal(self) -> Tensor:
+        return self.precisions()
 
     def quadratic_weights(self) -> Tensor:
         return -0.5 * self.precisions()

@@ -11,6 +11,7 @@ from torch import Tensor
 from mogul._linalg import (
     cholesky_report,
     factor_from_precision,
+    factor_from_precision_factor,
     factor_of_rows,
     is_symmetric,
     mahalanobis_whiten,
@@ -51,6 +52,10 @@ class FullCovariance(Covariance):
     def _factorise_precisions(cls, precisions: Tensor) -> tuple[Tensor, Tensor]:
         factor, ok = factor_from_precision(precisions)
         return factor, ok & is_symmetric(precisions)
+
+    @classmethod
+    def from_precisions_cholesky(cls, upper: Tensor, n_components: int, n_features: int) -> Self:
+        return cls(factor_from_precision_factor(upper), n_components, n_features)
 
     def covariances(self) -> Tensor:
         return self.factor @ transpose(self.factor)
@@ -117,8 +122,11 @@ class FullCovariance(Covariance):
         factor, ok = cholesky_report(add_floor(covariances, floor.unsqueeze(-1)))
         return cls(factor, count.shape[-1], n_features), ok
 
-    def features(self, x: Tensor) -> Tensor:
-        return pair_products(x)
+    def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return pair_products(x, out)
+
+    def precision_diagonal(self) -> Tensor:
+        return precision_factor(self.factor).square().sum(-1)
 
     def quadratic_weights(self) -> Tensor:
         rows, columns = torch.tril_indices(self.n_features, self.n_features)
@@ -143,10 +151,11 @@ def add_floor(covariances: Tensor, floor: Tensor) -> Tensor:
     return covariances + floor[..., None, None] * eye
 
 
-def pair_products(x: Tensor) -> Tensor:
+def pair_products(x: Tensor, out: Tensor | None = None) -> Tensor:
     """The products of features, i ≥ j: (D, S) to (D (D + 1) / 2, S)."""
     n_features = x.shape[-2]
-    out = x.new_empty((n_features * (n_features + 1) // 2, x.shape[-1]))
+    if out is None:
+        out = x.new_empty((n_features * (n_features + 1) // 2, x.shape[-1]))
     start = 0
     for i in range(n_features):
         torch.mul(x[: i + 1], x[i], out=out[start : start + i + 1])

@@ -18,6 +18,7 @@ class SphericalCovariance(Covariance):
 
     name: ClassVar[str] = "spherical"
     factor_ndim: ClassVar[int] = 1
+    requirement: ClassVar[str] = "positive"
 
     @staticmethod
     def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
@@ -42,6 +43,10 @@ class SphericalCovariance(Covariance):
 
     def _per_feature(self, values: Tensor) -> Tensor:
         return values.unsqueeze(-1).expand(*values.shape, self.n_features)
+
+    @classmethod
+    def from_precisions_cholesky(cls, upper: Tensor, n_components: int, n_features: int) -> Self:
+        return cls(upper.reciprocal(), n_components, n_features)
 
     def covariances(self) -> Tensor:
         return self.factor.square()
@@ -98,8 +103,11 @@ class SphericalCovariance(Covariance):
         factor, ok = cls._factorise(moment / (n_features * count) + floor[..., None])
         return cls(factor, count.shape[-1], n_features), ok
 
-    def features(self, x: Tensor) -> Tensor:
-        return x.square().sum(-2, keepdim=True)
+    def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.sum(x.square(), -2, keepdim=True, out=out)
+
+    def precision_diagonal(self) -> Tensor:
+        return self._per_feature(self.precisions())
 
     def quadratic_weights(self) -> Tensor:
         return -0.5 * self.precisions().unsqueeze(-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mogul._linalg import (
     cholesky_report,
     factor_from_precision,
+    factor_from_precision_factor,
     factor_of_rows,
     is_symmetric,
     mahalanobis_whiten,
@@ -29,6 +30,7 @@ class TiedCovariance(Covariance):
 
     name: ClassVar[str] = "tied"
     factor_ndim: ClassVar[int] = 2
+    shared_features: ClassVar[bool] = False  # rows are whitened by the shared factor first
 
     @staticmethod
     def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
@@ -56,6 +58,10 @@ class TiedCovariance(Covariance):
         axis = values.ndim - n_axes
         shape = list(values.shape)
         return values.unsqueeze(axis).expand(*shape[:axis], self.n_components, *shape[axis:])
+
+    @classmethod
+    def from_precisions_cholesky(cls, upper: Tensor, n_components: int, n_features: int) -> Self:
+        return cls(factor_from_precision_factor(upper), n_components, n_features)
 
     def covariances(self) -> Tensor:
         return self.factor @ transpose(self.factor)
@@ -123,9 +129,12 @@ class TiedCovariance(Covariance):
         shared = cls(factor, count.shape[-1], n_features)
         return shared, ok.unsqueeze(-1).expand(count.shape)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         white = torch.linalg.solve_triangular(self.factor, x, upper=False)
-        return white.square().sum(-2, keepdim=True)
+        return torch.sum(white.square(), -2, keepdim=True, out=out)
+
+    def precision_diagonal(self) -> Tensor:
+        return self._per_component(precision_factor(self.factor).square().sum(-1), 1)
 
     def quadratic_weights(self) -> Tensor:
         return self.factor.new_full((*self.batch_shape, 1, 1), -0.5)

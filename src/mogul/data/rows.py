@@ -1,0 +1,52 @@
+"""Rows in memory, with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of N rows and D features, re-iterable in batches that carry their weights.
+
+    Attributes
+    ----------
+    values : Tensor, shape (N, D)
+    weight : Tensor, shape (N,), optional
+        Row weights; None means one each.
+    """
+
+    values: Tensor
+    weight: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        yield self.values, self.weight
+
+    @property
+    def n_rows(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        return self.values.shape[1]
+
+    @cached_property
+    def total_weight(self) -> float:
+        return float(self.n_rows if self.weight is None else self.weight.sum())
+
+    def mean(self) -> Tensor:
+        """The weighted mean of each feature, float64, (D,)."""
+        if self.weight is None:
+            return self.values.mean(0, dtype=torch.float64)
+        return self.weight.double() @ self.values.double() / self.total_weight
+
+    def take(self, index: Tensor) -> Rows:
+        """Some rows, with their weights."""
+        return Rows(self.values[index], None if self.weight is None else self.weight[index])

@@ -1,0 +1,8 @@
+"""Estimators with scikit-learn's interface: they translate names and arrays, no more."""
+
+from __future__ import annotations
+
+from mogul.estimators.gaussian_mixture import GaussianMixture
+from mogul.estimators.selection import SelectionResult, select
+
+__all__ = ["GaussianMixture", "SelectionResult", "select"]

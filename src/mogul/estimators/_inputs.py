@@ -1,0 +1,123 @@
+"""From what users pass to tensors, with errors that name the row and the column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_array, validate_data
+from torch import Tensor
+
+from mogul.data.rows import Rows
+from mogul.errors import InputError
+
+__all__ = ["as_rows", "check_sample_weight", "check_shape", "named_dtype", "validated"]
+
+_FLOATS = [np.float64, np.float32]
+
+
+def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> np.ndarray:
+    """X as a finite two-dimensional float array; feature names are kept or compared."""
+    names = getattr(X, "names", None) if hasattr(X, "__array__") else None
+    named = names is not None and not hasattr(X, "dtypes") and not hasattr(X, "dtype")
+    if named:  # a table read from a file: scikit-learn does not know its names
+        X = np.asarray(X)
+    try:
+        checked = validate_data(
+            estimator,
+            X,
+            dtype=_FLOATS,
+            reset=reset,
+            ensure_min_samples=min_samples,
+            ensure_all_finite=False,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if named and reset:
+        estimator.feature_names_in_ = np.asarray(names, dtype=object)
+    _check_finite(checked, getattr(estimator, "feature_names_in_", None))
+    return checked
+
+
+def _check_finite(X: np.ndarray, names: np.ndarray | None) -> None:
+    if np.isfinite(X.sum(dtype=np.float64)):
+        return
+    bad = ~np.isfinite(X)
+    if not bad.any():
+        return
+    row, column = np.argwhere(bad)[0]
+    what = "NaN" if np.isnan(X[row, column]) else "infinity"
+    where = f"column {column}" if names is None else f"column {names[column]!r}"
+    raise InputError(
+        f"Input X contains {what}: the first is in row {row} (counted from 0), {where}, of "
+        f"{int(bad.any(1).sum())} such rows; drop or fill them before fitting or scoring."
+    )
+
+
+def check_sample_weight(sample_weight: Any, n_rows: int) -> np.ndarray | None:
+    """Row weights as float64, or None."""
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, (int, float, np.number)):
+        return np.full(n_rows, float(sample_weight))
+    weight = check_array(
+        sample_weight,
+        dtype=np.float64,
+        ensure_2d=False,
+        ensure_all_finite=False,
+        input_name="sample_weight",
+    )
+    if weight.shape != (n_rows,):
+        raise InputError(
+            f"sample_weight has shape {weight.shape}, expected ({n_rows},): one weight a row."
+        )
+    bad = ~(np.isfinite(weight) & (weight >= 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"sample_weight must be finite and not negative; row {row} (counted from 0) has "
+            f"{weight[row]}."
+        )
+    if not weight.any():
+        raise InputError("sample_weight is zero for every row; at least one must be positive.")
+    return weight
+
+
+def as_rows(X: np.ndarray, sample_weight: np.ndarray | None, device: torch.device) -> Rows:
+    """Tensors on ``device``, sharing memory with the arrays where they can."""
+    weight = None if sample_weight is None else as_tensor(sample_weight, device)
+    return Rows(as_tensor(X, device), weight)
+
+
+def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch takes neither read-only memory nor negative strides
+    return torch.from_numpy(array).to(device)
+
+
+def check_shape(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """A given start parameter as float64, of the shape it must have."""
+    array = check_array(
+        value, dtype=_FLOATS, ensure_2d=False, allow_nd=True, input_name=name
+    ).astype(np.float64)
+    if array.shape != shape:
+        raise InputError(
+            f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"
+        )
+    return array
+
+
+def named_dtype(dtype: Any) -> np.dtype | None:
+    """float32 or float64 from a NumPy or torch type or its name; None stays None."""
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    try:
+        found = np.dtype(name)
+    except TypeError:
+        found = None
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise InputError(f"dtype must be float32 or float64; got {dtype!r}.")
+    return found

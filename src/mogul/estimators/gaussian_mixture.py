@@ -1,0 +1,545 @@
+"""Gaussian mixture by maximum likelihood, with scikit-learn's interface."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from mogul import kernels
+from mogul.covariances import STRUCTURES, structure
+from mogul.data.rows import Rows
+from mogul.errors import InputError, RepairWarning, SpikeWarning
+from mogul.estimators._inputs import (
+    as_rows,
+    as_tensor,
+    check_sample_weight,
+    check_shape,
+    named_dtype,
+    validated,
+)
+from mogul.estimators._progress import Observers
+from mogul.infer.criteria import information_criterion, mean_log_likelihood
+from mogul.infer.em import ACCELERATIONS, EMSettings
+from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
+from mogul.infer.spikes import constant_columns
+from mogul.infer.starts import STARTS
+from mogul.infer.stopping import IterationRecord
+from mogul.mixture import Mixture
+
+__all__ = ["GaussianMixture"]
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    r"""A mixture of Gaussians fitted by expectation maximisation.
+
+    .. math::
+        p(x) = \sum_{k=1}^K w_k\, \mathcal{N}(x \mid \mu_k, \Sigma_k)
+
+    Takes the place of ``sklearn.mixture.GaussianMixture``: constructor, methods and fitted
+    attributes have the same names, shapes and meaning. What is new: row weights, float32 that is
+    right far from the origin, starts that collapse are repaired instead of ending the fit,
+    acceleration, ICL, and :attr:`mixture_`, a ``torch`` distribution.
+
+    Parameters
+    ----------
+    n_components : int, default 1
+        K, the number of components.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default "full"
+        One matrix for each component, one for all, one variance for each component and feature, or
+        one variance for each component.
+    tol : float, default 1e-3
+        EM stops when a step changes the log-likelihood per row by less, in nats.
+    reg_covar : float, default 1e-6
+        Added to every variance, in squared units of the data: it is *not* relative to the scale of
+        the data. Scale columns whose variance is near it.
+    max_iter : int, default 100
+    n_init : int, default 1
+        Starts; all run together as one batched problem and the likeliest end is kept.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default "kmeans"
+        "kmeans" tries several k-means partitions, on a sample of the rows when there are many, and
+        takes the one that a few EM iterations bring furthest; the others are scikit-learn's.
+    weights_init, means_init, precisions_init : array-like, optional
+        Parameters to start from, in the shapes of the fitted attributes.
+    random_state : int, RandomState or None, default None
+    warm_start : bool, default False
+        Go on from the last fit.
+    verbose : int, default 0
+    verbose_interval : int, default 10
+    acceleration : {"auto", "squarem", "none"}, default "auto"
+        SQUAREM extrapolation (Varadhan and Roland 2008), guarded so that it never lowers the
+        likelihood. "auto" turns it on once plain EM would need many more iterations.
+    callbacks : sequence of callables, optional
+        Each is called with an ``IterationRecord`` after every iteration; returning True ends the
+        fit and keeps the best state so far.
+    progress : {"auto", True, False}, default "auto"
+        A progress line on standard error; "auto" shows one on a terminal when a fit is long.
+    device : str or torch.device, optional
+        Where to compute; the CPU by default.
+    dtype : {"float32", "float64"}, optional
+        The type of the fitted parameters; that of the data by default. Sums are always float64.
+
+    Attributes
+    ----------
+    weights_ : ndarray, shape (K,)
+    means_ : ndarray, shape (K, D)
+    covariances_, precisions_, precisions_cholesky_ : ndarray
+        (K, D, D) for "full", (D, D) for "tied", (K, D) for "diag", (K,) for "spherical".
+    converged_ : bool
+    n_iter_ : int
+        Iterations of the start that won.
+    lower_bound_ : float
+        Log-likelihood per row of the fitted mixture, equal to ``score`` of the training data
+        (scikit-learn's lags one step behind its parameters).
+    lower_bounds_ : list of float
+        Log-likelihood per row at the start of each iteration, as in scikit-learn.
+    history_ : list of IterationRecord
+        What happened in each iteration of the start that won.
+    mixture_ : Mixture
+        The fitted mixture as a distribution.
+
+    Raises
+    ------
+    InputError
+        For data, weights or start parameters that cannot be used.
+    DegenerateFitError
+        When every start collapses.
+
+    References
+    ----------
+    Dempster, Laird and Rubin (1977); McLachlan and Peel (2000).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mogul import GaussianMixture
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> model = GaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> sorted(model.means_.round(6).tolist())
+    [[1.0, 2.0], [10.0, 2.0]]
+    >>> bool(model.predict([[0, 0]]) != model.predict([[12, 3]]))
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(STARTS))],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "acceleration": [StrOptions(set(ACCELERATIONS))],
+        "callbacks": [list, tuple, None],
+        "progress": [StrOptions({"auto"}), "boolean"],
+    }
+
+    weights_: np.ndarray
+    means_: np.ndarray
+    covariances_: np.ndarray
+    precisions_: np.ndarray
+    precisions_cholesky_: np.ndarray
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: int | RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        acceleration: str = "auto",
+        callbacks: Sequence[Callable[[IterationRecord], bool | None]] | None = None,
+        progress: str | bool = "auto",
+        device: str | torch.device | None = None,
+        dtype: Any = None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.acceleration = acceleration
+        self.callbacks = callbacks
+        self.progress = progress
+        self.device = device
+        self.dtype = dtype
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Estimate the parameters from the rows of X.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, D)
+        y : ignored
+        sample_weight : array-like, shape (N,), optional
+            A weight of two counts a row twice, a weight of zero not at all.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        """Fit, then return the most probable component of each row; the same as fit, predict."""
+        rows = self._fit(X, sample_weight)
+        return kernels.predict(rows.values, self._on_device()).cpu().numpy()
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X: Any, sample_weight: Any) -> Rows:
+        device = torch.device(self.device or "cpu")
+        array = validated(self, X, reset=True, min_samples=2)
+        weight = check_sample_weight(sample_weight, len(array))
+        dtype = named_dtype(self.dtype) or array.dtype
+        self._check_enough_rows(array, weight)
+        fixed = self._fixed_parts(array.shape[1], device)
+        rows = as_rows(array, weight, device)
+        self._warn_of_constant_columns(rows)
+        with Observers(self) as observers:
+            fit = fit_mixture(
+                rows,
+                self.n_components,
+                self.covariance_type,
+                EMSettings(self.tol, self.max_iter, self.reg_covar, self.acceleration),
+                method=self.init_params,
+                n_init=self.n_init,
+                random_state=check_random_state(self.random_state),
+                fixed=fixed,
+                continue_from=self._last_state(array.shape[1]),
+                together=not self.verbose,
+                on_iteration=observers,
+            )
+            observers.finish(fit)
+        self.adopt(fit, dtype, getattr(self, "feature_names_in_", None))
+        self._warn_of(fit)
+        return rows
+
+    def _check_enough_rows(self, X: np.ndarray, weight: np.ndarray | None) -> None:
+        n_rows = len(X) if weight is None else int((weight > 0).sum())
+        if weight is not None and n_rows < self.n_components <= weight.sum():
+            return  # few rows, each standing for several
+        if n_rows < self.n_components:
+            raise InputError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {n_rows}; ask for fewer components or give more rows."
+            )
+
+    def _fixed_parts(self, n_features: int, device: torch.device) -> FixedParts:
+        k = self.n_components
+        shapes = {
+            "weights": (self.weights_init, (k,)),
+            "means": (self.means_init, (k, n_features)),
+            "precisions": (
+                self.precisions_init,
+                structure(self.covariance_type).factor_shape(k, n_features),
+            ),
+        }
+        named = {"precisions": f"{self.covariance_type} precision"}
+        parts = {
+            part: as_tensor(check_shape(value, shape, named.get(part, part)), device)
+            for part, (value, shape) in shapes.items()
+            if value is not None
+        }
+        if "weights" in parts:
+            _check_start_weights(parts["weights"])
+        return FixedParts(**parts)
+
+    def _warn_of_constant_columns(self, rows: Rows) -> None:
+        names = getattr(self, "feature_names_in_", None)
+        constant = constant_columns(rows)
+        if constant:
+            which = ", ".join(str(j if names is None else names[j]) for j in constant)
+            warnings.warn(
+                f"Every value of column {which} is the same, so its variance is reg_covar alone "
+                "and the likelihood means little; drop it.",
+                SpikeWarning,
+                stacklevel=4,
+            )
+
+    def _last_state(self, n_features: int) -> tuple[Mixture, float] | None:
+        if not (self.warm_start and hasattr(self, "converged_")):
+            return None
+        mixture = self._on_device().to(dtype=torch.float64)
+        if mixture.means.shape != (self.n_components, n_features):
+            return None  # another problem: start anew, as scikit-learn does not
+        return mixture, self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
+
+    def adopt(self, fit: Fit, dtype: np.dtype, names: Sequence[str] | None) -> Self:
+        """Take over a fit made elsewhere, as if :meth:`fit` had made it."""
+        self.n_features_in_ = fit.mixture.n_features
+        if names is not None:
+            self.feature_names_in_ = np.asarray(names, dtype=object)
+        self._set_mixture(fit.mixture, dtype)
+        self.converged_ = fit.trace.converged
+        self.n_iter_ = fit.trace.n_iter
+        self.lower_bound_ = fit.log_likelihood
+        self.history_ = list(fit.trace.records)
+        self.lower_bounds_ = [record.log_likelihood for record in fit.trace.records]
+        return self
+
+    def _warn_of(self, fit: Fit) -> None:
+        if fit.notes:
+            warnings.warn(
+                f"During the fit, {'; '.join(dict.fromkeys(fit.notes))}. Fewer components or a "
+                "larger reg_covar may describe the data better.",
+                RepairWarning,
+                stacklevel=4,
+            )
+        if not self.converged_ and self.max_iter > 0:
+            how = "The fit was stopped early. " if fit.interrupted else ""
+            warnings.warn(
+                f"{how}Best performing initialization did not converge. Try different init "
+                "parameters, or increase max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    # --- parameters and the mixture -------------------------------------------------------------
+
+    @classmethod
+    def from_mixture(cls, mixture: Mixture) -> Self:
+        """A fitted estimator with known parameters, to score, predict and sample without fitting.
+
+        Parameters
+        ----------
+        mixture : Mixture
+            A single one, batch shape ().
+
+        Examples
+        --------
+        >>> from mogul import GaussianMixture, Mixture
+        >>> known = Mixture.from_parameters([1.0], [[0.0]], [[1.0]], "diag")
+        >>> round(float(GaussianMixture.from_mixture(known).score([[0.0]])), 4)
+        -0.9189
+        """
+        if mixture.batch_shape:
+            raise InputError(
+                f"The mixture has batch shape {tuple(mixture.batch_shape)}; pick one by indexing."
+            )
+        model = cls(mixture.n_components, covariance_type=mixture.covariance_type)
+        model._set_mixture(mixture, np.dtype(str(mixture.dtype).removeprefix("torch.")))
+        model.n_features_in_ = mixture.n_features
+        if mixture.feature_names is not None:
+            model.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
+        model.converged_, model.n_iter_, model.history_ = True, 0, []
+        model.lower_bound_, model.lower_bounds_ = float("nan"), []
+        return model
+
+    @property
+    def mixture_(self) -> Mixture:
+        """The fitted mixture, on the CPU, in the type of the fitted attributes.
+
+        It follows the attributes: a program that sets ``weights_``, ``means_`` and
+        ``precisions_cholesky_`` by hand gets the mixture of those.
+        """
+        check_is_fitted(self, "means_")
+        parts = [np.asarray(getattr(self, name)) for name in _DEFINING]
+        mixture, defining = self.__dict__.get("_mixture", (None, ()))
+        if mixture is None or not all(map(np.array_equal, parts, defining)):
+            mixture = self._mixture_of_attributes(*parts)
+        return mixture
+
+    def _set_mixture(self, mixture: Mixture, dtype: np.dtype) -> None:
+        plain = mixture.detach().to(device="cpu")
+        names = getattr(self, "feature_names_in_", mixture.feature_names)
+        named = Mixture(plain.log_weights, plain.means, plain.covariance, names)
+        covariance = named.covariance
+        attributes = {  # inverses are taken before anything is rounded to float32
+            "weights_": named.weights,
+            "means_": named.means,
+            "covariances_": covariance.covariances(),
+            "precisions_": covariance.precisions(),
+            "precisions_cholesky_": covariance.precisions_cholesky(),
+        }
+        for name, value in attributes.items():
+            setattr(self, name, np.array(value.numpy(), dtype=dtype))
+        rounded = named.to(dtype=getattr(torch, dtype.name))
+        self._mixture = rounded, [getattr(self, name).copy() for name in _DEFINING]
+
+    def _mixture_of_attributes(
+        self, weights: np.ndarray, means: np.ndarray, upper: np.ndarray
+    ) -> Mixture:
+        kind = structure(self.covariance_type)
+        with np.errstate(divide="ignore"):  # a weight of zero
+            logits = torch.as_tensor(np.log(weights))
+        covariance = kind.from_precisions_cholesky(torch.as_tensor(upper), *means.shape)
+        names = getattr(self, "feature_names_in_", None)
+        return Mixture(logits, torch.as_tensor(means), covariance, names)
+
+    def _on_device(self) -> Mixture:
+        return self.mixture_.to(device=torch.device(self.device or "cpu"))
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-density of each row, in nats; (N,)."""
+        rows = self._rows(X)
+        values = kernels.log_prob(rows.values, self._on_device())
+        return values.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given."""
+        return mean_log_likelihood(self._rows(X, sample_weight), self._on_device())
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable component of each row; (N,), counted from 0."""
+        return kernels.predict(self._rows(X).values, self._on_device()).cpu().numpy()
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each component for each row; (N, K)."""
+        rows = self._rows(X)
+        shares = kernels.responsibilities(rows.values, self._on_device())
+        return shares.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """Bayesian information criterion, −2ℓ + p log n; lower is better (Schwarz 1978)."""
+        return self._criterion("bic", X, sample_weight)
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Akaike information criterion, −2ℓ + 2p; lower is better (Akaike 1974)."""
+        return self._criterion("aic", X, sample_weight)
+
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
+        """Integrated completed likelihood, BIC plus twice the entropy of the responsibilities.
+
+        Lower is better; overlapping components are penalised (Biernacki and others 2000).
+        """
+        return self._criterion("icl", X, sample_weight)
+
+    def _criterion(self, name: str, X: Any, sample_weight: Any) -> float:
+        return information_criterion(name, self._rows(X, sample_weight), self._on_device())
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows and the components they are from, sorted by component.
+
+        Returns
+        -------
+        X : ndarray, shape (n_samples, D)
+        y : ndarray, shape (n_samples,)
+        """
+        mixture = self.mixture_.to(dtype=torch.float64)
+        if n_samples < 1:
+            raise InputError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
+                "sample."
+            )
+        rng = check_random_state(self.random_state)
+        weights = mixture.weights.numpy()
+        labels = np.repeat(
+            np.arange(len(weights)), rng.multinomial(n_samples, weights / weights.sum())
+        )
+        noise = torch.from_numpy(rng.standard_normal((n_samples, mixture.n_features)))
+        return mixture.place(noise, torch.from_numpy(labels)).numpy(), labels
+
+    def _rows(self, X: Any, sample_weight: Any = None) -> Rows:
+        check_is_fitted(self, "means_")
+        array = validated(self, X, reset=False)
+        weight = check_sample_weight(sample_weight, len(array))
+        return as_rows(array, weight, torch.device(self.device or "cpu"))
+
+    def _answer_dtype(self, rows: Rows) -> np.dtype:
+        return np.result_type(self.means_, rows.values.cpu().numpy())
+
+    # --- files --------------------------------------------------------------------------------
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this."""
+        mixture_header, tensors = self.mixture_.to_state()
+        params = {name: value for name, value in self.get_params().items() if _is_plain(value)}
+        header = {
+            "mixture": mixture_header,
+            "params": params,
+            "converged": bool(self.converged_),
+            "n_iter": int(self.n_iter_),
+            "lower_bound": _finite_or_none(self.lower_bound_),
+        }
+        bounds = torch.tensor(self.lower_bounds_, dtype=torch.float64)
+        attributes = {
+            name: torch.from_numpy(np.ascontiguousarray(getattr(self, name)))
+            for name in _PARAMETERS
+        }
+        return header, {**tensors, **attributes, "lower_bounds_": bounds}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild what :meth:`to_state` took apart; scores are bit-equal."""
+        model = cls(**header["params"])
+        mixture = Mixture.from_state(header["mixture"], tensors)
+        for name in _PARAMETERS:
+            setattr(model, name, tensors[name].numpy().copy())
+        model._mixture = mixture, [getattr(model, name).copy() for name in _DEFINING]
+        model.n_features_in_ = mixture.n_features
+        if mixture.feature_names is not None:
+            model.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
+        model.converged_, model.n_iter_ = header["converged"], header["n_iter"]
+        bound = header["lower_bound"]
+        model.lower_bound_ = float("nan") if bound is None else bound
+        model.lower_bounds_, model.history_ = tensors["lower_bounds_"].tolist(), []
+        return model
+
+
+_PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+_DEFINING = ("weights_", "means_", "precisions_cholesky_")
+"""The attributes that scoring reads, as in scikit-learn."""
+
+
+def _check_start_weights(weights: Tensor) -> None:
+    low, high, total = float(weights.min()), float(weights.max()), float(weights.sum())
+    if low < 0 or high > 1:
+        raise InputError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{high:.5f}, min value {low:.5f}"
+        )
+    if abs(total - 1) > 1e-6:
+        raise InputError(
+            f"The parameter 'weights' should be normalized, but got sum(weights) = {total:.5f}"
+        )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a constructor argument can be written down; arrays and callables are left out."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _finite_or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Inference: one method a file, over the E-step and its statistics."""

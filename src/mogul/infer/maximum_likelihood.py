@@ -1,0 +1,177 @@
+"""Fitting a mixture by maximum likelihood: starts, EM, and the choice among ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from numpy.random import RandomState
+from torch import Tensor
+
+from mogul.covariances import Covariance, structure
+from mogul.data.rows import Rows
+from mogul.errors import DegenerateFitError, InputError
+from mogul.infer.em import EMResult, EMSettings, fit_em, mend, stack
+from mogul.infer.starts import start_mixtures
+from mogul.infer.stopping import IterationRecord, Trace
+from mogul.mixture import Mixture
+
+__all__ = ["Fit", "FixedParts", "fit_mixture", "initial_mixtures"]
+
+COLLAPSED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical "
+    "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
+    "number of components, increase reg_covar, or scale the input data."
+)
+"""scikit-learn's sentence, kept so that programs which look for it find it."""
+
+
+@dataclass(frozen=True)
+class FixedParts:
+    """Parameters that the user gives to start from; None where the start is to be found."""
+
+    weights: Tensor | None = None
+    means: Tensor | None = None
+    precisions: Tensor | None = None
+
+    @property
+    def complete(self) -> bool:
+        return None not in (self.weights, self.means, self.precisions)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The best end of a fit, and what happened on the way.
+
+    Attributes
+    ----------
+    mixture : Mixture
+    log_likelihood : float
+        Of ``mixture``, in nats per unit of row weight.
+    trace : Trace
+        Of the start that won.
+    notes : list of str
+        Repairs and starts given up, in words.
+    interrupted : bool
+    """
+
+    mixture: Mixture
+    log_likelihood: float
+    trace: Trace
+    notes: list[str]
+    interrupted: bool
+
+
+def initial_mixtures(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    *,
+    method: str,
+    n_init: int,
+    random_state: RandomState,
+    fixed: FixedParts | None = None,
+) -> tuple[Mixture, list[str]]:
+    """The batch of mixtures that a fit starts from, repaired, and notes on what was dropped."""
+    fixed = fixed or FixedParts()
+    if fixed.complete:
+        return stack([_assemble(None, fixed, kind)]), []
+    starts, ok = start_mixtures(
+        rows,
+        n_components,
+        kind,
+        settings,
+        method=method,
+        n_init=n_init,
+        random_state=random_state,
+    )
+    mended, usable = mend(starts, ok)
+    if not bool(usable.any()):
+        raise DegenerateFitError(COLLAPSED)
+    kept = usable.nonzero().flatten().tolist()
+    notes = [f"start {i} was dropped: it collapsed" for i in range(len(ok)) if i not in kept]
+    return stack([_assemble(mended[i], fixed, kind) for i in kept]), notes
+
+
+def _assemble(found: Mixture | None, fixed: FixedParts, kind: type[Covariance]) -> Mixture:
+    """The user's parts where given, else those found."""
+    means = fixed.means if fixed.means is not None else _found(found).means
+    logits = fixed.weights.log() if fixed.weights is not None else _found(found).log_weights
+    if fixed.precisions is not None:
+        covariance = kind.from_precisions(fixed.precisions, *means.shape)
+    else:
+        covariance = _found(found).covariance
+    return Mixture(logits, means, covariance)
+
+
+def _found(mixture: Mixture | None) -> Mixture:
+    if mixture is None:
+        raise InputError("No start was found and not every part was given.")
+    return mixture
+
+
+def fit_mixture(
+    rows: Rows,
+    n_components: int,
+    covariance_type: str = "full",
+    settings: EMSettings | None = None,
+    *,
+    method: str = "kmeans",
+    n_init: int = 1,
+    random_state: RandomState,
+    fixed: FixedParts | None = None,
+    continue_from: tuple[Mixture, float] | None = None,
+    together: bool = True,
+    on_iteration: Callable[[IterationRecord], bool | None] | None = None,
+) -> Fit:
+    """Fit by EM from ``n_init`` starts and keep the likeliest end.
+
+    ``continue_from`` is a mixture and the log-likelihood before it, to go on from instead of
+    starting anew; ``together`` runs all starts as one batch, else one after another.
+    """
+    settings = settings or EMSettings()
+    if continue_from is not None:
+        mixture, previous = continue_from
+        starts, notes = stack([mixture]), []
+    else:
+        previous = -torch.inf
+        starts, notes = initial_mixtures(
+            rows,
+            n_components,
+            structure(covariance_type),
+            settings,
+            method=method,
+            n_init=n_init,
+            random_state=random_state,
+            fixed=fixed,
+        )
+
+    def run(part: Mixture) -> EMResult:
+        return fit_em(rows, part, settings, previous=previous, on_iteration=on_iteration)
+
+    parts = [starts] if together else [starts[i : i + 1] for i in range(len(starts))]
+    results: list[EMResult] = []
+    for part in parts:
+        results.append(run(part))
+        if results[-1].interrupted:
+            break
+    return _best(results, notes)
+
+
+def _best(results: list[EMResult], notes: list[str]) -> Fit:
+    ends = [
+        (float(r.log_likelihood[i]), r.mixture[i], r.traces[i])
+        for r in results
+        for i in range(len(r.traces))
+    ]
+    usable = [end for end in ends if not end[2].failed]
+    if not usable:
+        raise DegenerateFitError(COLLAPSED)
+    notes = notes + [
+        f"a start was dropped: {trace.events[-1]} too often" for *_, trace in ends if trace.failed
+    ]
+    value, mixture, trace = max(usable, key=lambda end: end[0])
+    notes += [f"{event} and was repaired" for event in trace.events]
+    return Fit(mixture, value, trace, notes, any(r.interrupted for r in results))

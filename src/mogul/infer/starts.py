@@ -1,0 +1,266 @@
+"""Where a fit begins: scikit-learn's four ``init_params``, on a bounded sample where that helps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from torch import Tensor
+
+from mogul._threads import one_thread_if_small
+from mogul.covariances import Covariance
+from mogul.data.rows import Rows
+from mogul.infer.em import EMSettings, fit_em, m_step, mend, stack
+from mogul.mixture import Mixture
+from mogul.stats import Stats
+
+__all__ = ["STARTS", "distinct_rows", "kmeans_starts", "sample_rows", "start_mixtures"]
+
+_SAMPLE_ROWS = 20_000
+_SAMPLE_ROWS_PER_COMPONENT = 200
+"""k-means on more rows than these changes its centres by less than EM then moves them."""
+_CANDIDATES = 4
+"""k-means runs for each start, half of them on standardised columns; the best after a short EM
+is taken (Biernacki, Celeux and Govaert 2003 recommend short runs of EM for this)."""
+_SHORT_ITERATIONS = 10
+_CHUNK_ROWS = 8192
+
+Start = Callable[[Rows, int, type[Covariance], EMSettings, RandomState], tuple[Mixture, Tensor]]
+
+
+def start_mixtures(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    *,
+    method: str,
+    n_init: int,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    """``n_init`` mixtures to start from, as a batch, and which of them are fit to be used.
+
+    Parameters
+    ----------
+    method : {"kmeans", "k-means++", "random", "random_from_data"}
+        "kmeans" takes the best of several k-means partitions after a few iterations of EM;
+        the others are scikit-learn's.
+    """
+    begin = STARTS[method]
+    with one_thread_if_small(rows.n_rows * n_components * rows.n_features**2):
+        starts = [begin(rows, n_components, kind, settings, random_state) for _ in range(n_init)]
+    return stack([mixture for mixture, _ in starts]), torch.stack([ok for _, ok in starts])
+
+
+def _from_kmeans(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    sample = sample_rows(rows, n_components, random_state)
+    distinct = distinct_rows(sample)
+    starts, ok = kmeans_starts(distinct, n_components, kind, settings, _CANDIDATES, random_state)
+    ends, best = _short_em(distinct, starts, ok, settings)
+    if ends is None:
+        return starts[0], ok[0]
+    if sample is rows:  # the fit's own iterations follow; max_iter counts them
+        return starts[best], ok[best]
+    return ends, torch.ones_like(ok[0])
+
+
+def kmeans_starts(
+    sample: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    n_starts: int,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    """Mixtures from as many k-means partitions, every other one of standardised columns."""
+    scale = _column_scale(sample)
+    starts = []
+    for i in range(n_starts):
+        unit = scale if i % 2 else torch.ones_like(scale)
+        labels = _kmeans_labels(sample, unit, n_components, random_state)
+        starts.append(_from_labels(sample, labels, n_components, kind, settings))
+    return stack([mixture for mixture, _ in starts]), torch.stack([ok for _, ok in starts])
+
+
+def _from_kmeans_plusplus(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    from sklearn.cluster import kmeans_plusplus
+
+    sample = sample_rows(rows, n_components, random_state)
+    _, index = kmeans_plusplus(
+        sample.values.double().cpu().numpy(),
+        n_components,
+        sample_weight=None if sample.weight is None else sample.weight.cpu().numpy(),
+        random_state=random_state,
+    )
+    return _from_points(sample.values[torch.as_tensor(index)], kind, settings)
+
+
+def _from_random_rows(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    index = random_state.choice(rows.n_rows, size=n_components, replace=False)
+    return _from_points(rows.values[torch.as_tensor(index)], kind, settings)
+
+
+def _from_random_responsibilities(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    def draw(start: int, n: int) -> Tensor:
+        shares = torch.from_numpy(random_state.uniform(size=(n, n_components)))
+        return (shares / shares.sum(1, keepdim=True)).T.to(rows.values.device)
+
+    origin = rows.mean().expand(n_components, -1)
+    return _maximise(rows, draw, origin, kind, settings)
+
+
+STARTS: dict[str, Start] = {
+    "kmeans": _from_kmeans,
+    "k-means++": _from_kmeans_plusplus,
+    "random": _from_random_responsibilities,
+    "random_from_data": _from_random_rows,
+}
+
+
+def sample_rows(rows: Rows, n_components: int, random_state: RandomState) -> Rows:
+    """All rows when they are few, else a random sample that is enough to start from."""
+    bound = max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_COMPONENT * n_components)
+    if rows.n_rows <= bound:
+        return rows
+    index = np.sort(random_state.choice(rows.n_rows, size=bound, replace=False))
+    return rows.take(torch.as_tensor(index, device=rows.values.device))
+
+
+def distinct_rows(rows: Rows) -> Rows:
+    """Each distinct row once, in a fixed order, with its total weight.
+
+    What is drawn from it depends neither on the order of the rows nor on whether a row is repeated
+    or weighted.
+    """
+    values, inverse, counts = np.unique(
+        rows.values.double().cpu().numpy(), axis=0, return_inverse=True, return_counts=True
+    )
+    if rows.weight is not None:
+        counts = np.bincount(inverse.ravel(), weights=rows.weight.double().cpu().numpy())
+    kept = counts > 0
+    device = rows.values.device
+    weight = torch.as_tensor(counts[kept].astype(np.float64), device=device)
+    return Rows(torch.as_tensor(values[kept], device=device), weight)
+
+
+def _column_scale(rows: Rows) -> Tensor:
+    """Standard deviations, one for a constant column."""
+    gap = rows.values.double() - rows.mean()
+    weight = gap.new_ones(rows.n_rows) if rows.weight is None else rows.weight.double()
+    variance = weight @ gap.square() / rows.total_weight
+    return torch.where(variance > 0, variance, 1.0).sqrt()
+
+
+def _kmeans_labels(
+    rows: Rows, unit: Tensor, n_components: int, random_state: RandomState
+) -> Tensor:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if rows.n_rows <= n_components:  # fewer distinct rows than clusters: one each
+        return torch.arange(rows.n_rows)
+    seed = random_state.randint(np.iinfo(np.int32).max)
+    scaled = ((rows.values.double() - rows.mean()) / unit).cpu().numpy()
+    weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an empty cluster is repaired below
+        found = KMeans(n_components, n_init=1, random_state=seed).fit(scaled, sample_weight=weight)
+    return torch.as_tensor(found.labels_, dtype=torch.long)
+
+
+def _from_labels(
+    rows: Rows, labels: Tensor, n_components: int, kind: type[Covariance], settings: EMSettings
+) -> tuple[Mixture, Tensor]:
+    def draw(start: int, n: int) -> Tensor:
+        part = labels[start : start + n].to(rows.values.device)
+        return torch.nn.functional.one_hot(part, n_components).double().T
+
+    values = rows.values.double()
+    weight = values.new_ones(rows.n_rows) if rows.weight is None else rows.weight.double()
+    index = labels.to(values.device)
+    total = values.new_zeros(n_components).index_add_(0, index, weight)
+    sums = values.new_zeros(n_components, rows.n_features)
+    sums.index_add_(0, index, weight.unsqueeze(-1) * values)
+    origin = sums / torch.where(total > 0, total, 1.0).unsqueeze(-1)
+    return _maximise(rows, draw, origin, kind, settings)
+
+
+def _from_points(
+    points: Tensor, kind: type[Covariance], settings: EMSettings
+) -> tuple[Mixture, Tensor]:
+    """Equal weights, means at the points, variances at the floor: as scikit-learn starts."""
+    n_components = points.shape[0]
+    return _maximise(
+        Rows(points),
+        lambda start, n: torch.eye(n_components, dtype=torch.float64, device=points.device),
+        points.double(),
+        kind,
+        settings,
+    )
+
+
+def _maximise(
+    rows: Rows,
+    draw: Callable[[int, int], Tensor],
+    origin: Tensor,
+    kind: type[Covariance],
+    settings: EMSettings,
+) -> tuple[Mixture, Tensor]:
+    """The mixture of given responsibilities; ``draw(start, n)`` gives (K, n) of them."""
+    count, first, second = 0.0, 0.0, 0.0
+    step = max(rows.n_rows, 1) if rows.n_rows * origin.numel() < 1 << 20 else _CHUNK_ROWS
+    for start in range(0, rows.n_rows, step):
+        values = rows.values[start : start + step].double()
+        shares = draw(start, values.shape[0])
+        if rows.weight is not None:
+            shares = shares * rows.weight[start : start + step].double()
+        gap = values - origin.unsqueeze(-2)  # (K, S, D)
+        count = count + shares.sum(-1)
+        first = first + (shares.unsqueeze(-2) @ gap).squeeze(-2)
+        second = second + kind.moment(shares, gap, gap)
+    total = count.sum()
+    stats = Stats(count, first, second, origin, total, torch.zeros_like(total))
+    return m_step(stats, kind, settings.floor)
+
+
+def _short_em(
+    rows: Rows, starts: Mixture, ok: Tensor, settings: EMSettings
+) -> tuple[Mixture | None, int]:
+    """Where a few iterations of EM bring the best start, and which that is; None if none lives."""
+    mended, usable = mend(starts, ok)
+    index = usable.nonzero().flatten()
+    if len(index) == 0:
+        return None, 0
+    # The fit's own tolerance: a start is judged by where the fit itself would bring it.
+    short = replace(settings, max_iter=_SHORT_ITERATIONS, acceleration="none")
+    ran = fit_em(rows, mended[index], short)
+    best = int(ran.log_likelihood.argmax())
+    return (None if ran.traces[best].failed else ran.mixture[best]), int(index[best])

@@ -1,0 +1,114 @@
+"""The E-step: (rows, mixture) → statistics and log-likelihood, behind one function.
+
+Also the maps over rows that share its arithmetic: log-densities, labels and responsibilities. Rows
+are taken in tiles, so that memory beyond the data does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from mogul._threads import one_thread_if_small
+from mogul.kernels.expanded import ExpandedKernel
+from mogul.kernels.reference import ReferenceKernel
+from mogul.mixture import Mixture
+from mogul.stats import Stats
+
+__all__ = ["KERNELS", "e_step", "log_prob", "predict", "responsibilities"]
+
+KERNELS = {"reference": ReferenceKernel, "expanded": ExpandedKernel}
+
+
+def e_step(
+    rows: Tensor, mixture: Mixture, sample_weight: Tensor | None = None, *, kernel: str = "auto"
+) -> Stats:
+    """Expected sufficient statistics of ``rows`` under ``mixture``, and the log-likelihood.
+
+    Parameters
+    ----------
+    rows : Tensor, shape (N, D) or (*batch, N, D)
+        Rows shared by every mixture of the batch, or its own rows for each.
+    mixture : Mixture
+        Any batch shape; statistics have the same.
+    sample_weight : Tensor, shape (N,) or (*batch, N), optional
+    kernel : {"auto", "reference", "expanded"}, default "auto"
+        "auto" picks the fastest that applies.
+
+    Returns
+    -------
+    Stats
+        About the components' means.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mogul import Mixture
+    >>> mixture = Mixture.from_parameters([1.0], [[0.0]], [[1.0]], "diag")
+    >>> stats = e_step(torch.tensor([[1.0], [3.0]]).double(), mixture)
+    >>> float(stats.count), float(stats.first), float(stats.second)
+    (2.0, 4.0, 10.0)
+    """
+    engine = _choose(rows, mixture, kernel)
+    total: Stats | None = None
+    for part in _tiles(rows.shape[-2], engine.tile_rows):
+        weight = None if sample_weight is None else sample_weight[..., part]
+        stats = engine.collect(rows[..., part, :], weight)
+        if total is not None and stats.origin is not total.origin:  # a tile fell back
+            stats = engine.mixture.covariance.recentre(stats, total.origin)
+        total = stats if total is None else total + stats
+    if total is None:
+        total = engine.collect(rows, sample_weight)
+    return engine.mixture.covariance.recentre(total, engine.mixture.means.double())
+
+
+def log_prob(rows: Tensor, mixture: Mixture) -> Tensor:
+    """Log-densities in nats, (N,)."""
+    return _map_rows(rows, mixture, lambda terms: terms.logsumexp(-2))
+
+
+def predict(rows: Tensor, mixture: Mixture) -> Tensor:
+    """The most probable component of each row, (N,)."""
+    return _map_rows(rows, mixture, lambda terms: terms.argmax(-2))
+
+
+def responsibilities(rows: Tensor, mixture: Mixture) -> Tensor:
+    """The probability of each component for each row, (N, K)."""
+    return _map_rows(rows, mixture, lambda terms: terms.softmax(-2).transpose(-1, -2))
+
+
+def _map_rows(rows: Tensor, mixture: Mixture, answer: Callable[[Tensor], Tensor]) -> Tensor:
+    with one_thread_if_small(rows.shape[0] * mixture.means.numel() * mixture.n_features):
+        engine = _choose(rows, mixture, "auto")
+        tiles = _tiles(rows.shape[0], engine.tile_rows)
+        parts = [answer(engine.terms(rows[part])) for part in tiles]
+        return torch.cat(parts) if parts else answer(engine.terms(rows))
+
+
+def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> ReferenceKernel | ExpandedKernel:
+    """The kernel to use, on a mixture of the type it computes in."""
+    if kernel == "reference":
+        return ReferenceKernel(mixture)
+    on_cpu = rows.device.type == "cpu"
+    # On a CPU float64 costs about what float32 does once a tile is in cache, and keeps law 3.
+    exact = mixture.to(dtype=torch.float64) if on_cpu else mixture
+    applies = on_cpu and rows.ndim == 2 and not _tracks_gradients(rows, mixture)
+    if kernel == "expanded":
+        return ExpandedKernel(exact)
+    if applies:
+        candidate = ExpandedKernel(exact)
+        if candidate.applies:
+            return candidate
+    return ReferenceKernel(exact)
+
+
+def _tracks_gradients(rows: Tensor, mixture: Mixture) -> bool:
+    tensors = (rows, mixture.log_weights, mixture.means, mixture.covariance.factor)
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _tiles(n_rows: int, tile_rows: int) -> Iterator[slice]:
+    for start in range(0, n_rows, tile_rows):
+        yield slice(start, min(start + tile_rows, n_rows))
