@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mogul._files import atomic_path, reason
+from mogul._files import atomic_path, check_target, reason
 from mogul.errors import FileError, FileFormatError, InputError, MissingFileError, MogulError
 
-__all__ = ["FORMAT_VERSION", "load", "save"]
+__all__ = ["FORMAT_VERSION", "check_destination", "load", "save"]
 
 FORMAT_VERSION = 1
 """Raised whenever an older mogul could misread what is written."""
@@ -78,11 +78,24 @@ def save(model: Any, path: str | os.PathLike[str]) -> Path:
     ('model.safetensors', Mixture(n_components=1, n_features=1, covariance_type='diag'))
     """
     content = _encode(model)
+    file = check_destination(path)
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(content)
+    return file
+
+
+def check_destination(path: str | os.PathLike[str]) -> Path:
+    """The file that :func:`save` would write, to be asked before long work that ends there.
+
+    Raises
+    ------
+    FileError
+        When it could not be written.
+    """
     file = _file_of(path)
     if _names_folder(path):
         _make_folder(file.parent)
-    with atomic_path(file) as temporary:
-        temporary.write_bytes(content)
+    check_target(file)
     return file
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mogul.data.rows import Rows
-from mogul.data.tables import Table, check_ending, read_table, write_csv, write_table
+from mogul.data.tables import Table, check_table_destination, read_table, write_csv, write_table
 
-__all__ = ["Rows", "Table", "check_ending", "read_table", "write_csv", "write_table"]
+__all__ = ["Rows", "Table", "check_table_destination", "read_table", "write_csv", "write_table"]

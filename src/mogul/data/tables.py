@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mogul._files import atomic_path, reason
+from mogul._files import atomic_path, check_target, reason
 from mogul.errors import (
     FileError,
     FileFormatError,
@@ -27,7 +27,7 @@ from mogul.errors import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Table", "check_ending", "read_table", "write_csv", "write_table"]
+__all__ = ["Table", "check_table_destination", "read_table", "write_csv", "write_table"]
 
 _LARGEST_BLOCK = 2**31 - 1
 """Bytes that pyarrow's CSV reader can take at once."""
@@ -152,11 +152,17 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray])
     InputError
         When the columns differ in length.
     """
-    write = _FORMATS[check_ending(path)][1]
+    write = _FORMATS[_ending(path)][1]
     table = _as_arrow(columns)
     with atomic_path(path) as temporary:
         write(table, temporary)
     return Path(path)
+
+
+def check_table_destination(path: str | os.PathLike[str]) -> None:
+    """Raise what :func:`write_table` would for this path; to be asked before long work."""
+    _ending(path)
+    check_target(path)
 
 
 def write_csv(sink: IO[bytes], columns: Mapping[str, np.ndarray]) -> None:
@@ -164,7 +170,7 @@ def write_csv(sink: IO[bytes], columns: Mapping[str, np.ndarray]) -> None:
     _write_text(_as_arrow(columns), sink, ",")
 
 
-def check_ending(path: str | os.PathLike[str]) -> str:
+def _ending(path: str | os.PathLike[str]) -> str:
     """The ending of a path, if tables can be read from and written to files with it."""
     name = os.fspath(path).lower()
     for ending in _FORMATS:
@@ -185,7 +191,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
         raise MissingFileError(f"There is no file {path}.")
     if file.is_dir():
         raise FileError(f"{path} is a folder; expected a file.")
-    check_ending(file)
+    _ending(file)
     try:
         empty = file.stat().st_size == 0
     except OSError as error:
@@ -198,7 +204,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 def _parsed(file: Path) -> pa.Table:
     import pyarrow as pa
 
-    read = _FORMATS[check_ending(file)][0]
+    read = _FORMATS[_ending(file)][0]
     try:
         return read(file)
     except MogulError:
@@ -207,7 +213,7 @@ def _parsed(file: Path) -> pa.Table:
         raise FileError(f"{file} cannot be read: {reason(error)}.") from error
     except (pa.ArrowException, OSError, ValueError, EOFError) as error:
         raise FileFormatError(
-            f"{file} cannot be read as {check_ending(file)} ({shorten(reason(error), 200)}); it "
+            f"{file} cannot be read as {_ending(file)} ({shorten(reason(error), 200)}); it "
             "may be damaged or of another format."
         ) from error
 

@@ -60,7 +60,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         One matrix for each component, one for all, one variance for each component and feature, or
         one variance for each component.
     tol : float, default 1e-3
-        EM stops when a step changes the log-likelihood per row by less, in nats.
+        EM stops when a step changes the log-likelihood per row by less, in nats. Unless
+        ``acceleration`` is "none" it also asks that less than this remains to be gained, as
+        extrapolated from the last steps, so that it does not stop on a plateau.
     reg_covar : float, default 1e-6
         Added to every variance, in squared units of the data: it is *not* relative to the scale of
         the data. Scale columns whose variance is near it.

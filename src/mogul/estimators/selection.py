@@ -197,7 +197,7 @@ def _refuse_incomparable(rows: Any, names: Any, most: int) -> None:
 
 
 def _estimator(candidate: Candidate, rows: Any, dtype: Any, names: Any) -> GaussianMixture:
-    assert candidate.fit is not None  # noqa: S101 - select() has raised otherwise
+    assert candidate.fit is not None  # select() has raised otherwise
     model = GaussianMixture(
         candidate.n_components,
         covariance_type=candidate.covariance_type,

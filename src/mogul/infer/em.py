@@ -50,7 +50,8 @@ class EMSettings:
     Attributes
     ----------
     tol : float
-        A start has converged when a plain EM step changes its log-likelihood per row by less.
+        A start has converged when a plain EM step changes its log-likelihood per row by less and,
+        unless ``acceleration`` is "none", less remains to be gained by Aitken's estimate.
     max_iter : int
     floor : float
         Added to every variance, in squared units of the data.
@@ -171,7 +172,6 @@ class _Run:
         self.traces = [Trace(i, previous) for i in range(n_starts)]
         on = settings.acceleration == "squarem"
         self.squarem: list[Squarem | None] = [Squarem() if on else None for _ in range(n_starts)]
-        self.plain = [True] * n_starts  # the next point is the EM map of the last accepted one
         self.repairs = [0] * n_starts
         self.active = list(range(n_starts)) if settings.max_iter > 0 else []
 
@@ -195,13 +195,14 @@ class _Run:
         was_proposal = squarem is not None and squarem.pending
         event = self._mend_event(ok)
         record = trace.record(value, was_proposal, event)
-        plain, self.plain[i] = self.plain[i] and not was_proposal, True
         if event:
             self._mend(i, mapped, ok)
-        elif plain and abs(record.change) < self.settings.tol:
+        elif self._has_converged(trace):
             self.points[i], trace.converged = mapped, True
         else:
             self._move(i, value, mapped)
+        if not trace.failed and trace.n_iter >= self.settings.max_iter:
+            trace.converged = trace.within(self.settings.tol)
         if trace.converged or trace.failed or trace.n_iter >= self.settings.max_iter:
             self.active.remove(i)
             self._settle(i)
@@ -227,6 +228,12 @@ class _Run:
         if squarem is not None and squarem.pending and not self.traces[i].failed:
             self.points[i] = squarem.fall_back()
 
+    def _has_converged(self, trace: Trace) -> bool:
+        """Plain EM stops as scikit-learn does; accelerated EM also asks what is left to gain."""
+        tol = self.settings.tol
+        plain = self.settings.acceleration == "none"
+        return trace.within(tol) and (plain or trace.remaining_gain() < tol)
+
     def _would_pay(self, i: int) -> bool:
         automatic = self.settings.acceleration == "auto"
         return automatic and self.traces[i].remaining_iterations(self.settings.tol) > _PAYS_AFTER
@@ -248,7 +255,7 @@ class _Run:
         squarem = self.squarem[i]
         if squarem is not None:
             squarem.restart()
-        self.points[i], self.plain[i] = mended, False
+        self.points[i] = mended
 
 
 def mend(mixture: Mixture, ok: Tensor) -> tuple[Mixture, Tensor]:

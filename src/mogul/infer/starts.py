@@ -192,7 +192,8 @@ def _kmeans_labels(
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an empty cluster is repaired below
-        found = KMeans(n_components, n_init=1, random_state=seed).fit(scaled, sample_weight=weight)
+        kmeans = KMeans(n_components, n_init=1, random_state=seed)
+        found = kmeans.fit(scaled, sample_weight=weight)
     return torch.as_tensor(found.labels_, dtype=torch.long)
 
 

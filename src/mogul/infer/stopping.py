@@ -9,6 +9,8 @@ __all__ = ["IterationRecord", "Trace"]
 
 _STEADY = 0.05
 """How far two successive ratios of changes may differ for convergence to count as linear."""
+_NOISE = 1e-13
+"""A relative change of the log-likelihood that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,22 @@ class Trace:
     """A log-likelihood to measure the first change against, when a fit continues."""
     records: list[IterationRecord] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    """The latest changes, as far back as each was made by one plain EM step."""
     converged: bool = False
     failed: bool = False
 
     def record(self, log_likelihood: float, accelerated: bool, event: str = "") -> IterationRecord:
         """Append an accepted iteration."""
-        before = self.records[-1].log_likelihood if self.records else self.previous
-        record = IterationRecord(
-            len(self.records) + 1,
-            log_likelihood,
-            log_likelihood - before,
-            accelerated,
-            event,
-            self.start,
-        )
+        last = self.records[-1] if self.records else None
+        change = log_likelihood - (self.previous if last is None else last.log_likelihood)
+        number = len(self.records) + 1
+        record = IterationRecord(number, log_likelihood, change, accelerated, event, self.start)
         self.records.append(record)
+        if accelerated or not math.isfinite(change) or (last is not None and last.event):
+            self.steps.clear()
+        else:
+            self.steps.append(change)
         if event:
             self.events.append(event)
         return record
@@ -71,19 +74,35 @@ class Trace:
     def n_iter(self) -> int:
         return len(self.records)
 
-    def remaining_iterations(self, tol: float) -> float:
-        """How many more plain iterations the last changes foretell, if they keep their ratio.
+    def within(self, tol: float) -> bool:
+        """Whether the last plain step changed less than ``tol``: scikit-learn's criterion."""
+        return bool(self.steps) and abs(self.steps[-1]) < tol
 
-        Zero while there is no telling: until two successive ratios of changes agree, which is when
-        EM has come near enough to its fixed point to converge linearly. Before that an
-        extrapolation may leap to another, lower optimum.
+    def remaining_gain(self) -> float:
+        """Aitken's estimate of what plain EM would still gain (Böhning and others 1994).
+
+        Infinite while there is no telling: before two plain steps, and while steps still grow, as
+        they do when EM leaves a plateau.
         """
-        if len(self.records) < 5:
+        if len(self.steps) < 2:
+            return math.inf
+        before, last = self.steps[-2:]
+        if last <= _NOISE * (1 + abs(self.records[-1].log_likelihood)):
             return 0.0
-        first, second, last = (r.change for r in self.records[-3:])
-        if not tol < last < second < first:
+        return last * last / (before - last) if last < before else math.inf
+
+    def remaining_iterations(self, tol: float) -> float:
+        """How many more plain iterations until less than ``tol`` remains to be gained.
+
+        Zero until two successive ratios of steps agree, which is when EM has come near enough to
+        its fixed point to converge linearly; before that an extrapolation may leap to another,
+        lower optimum.
+        """
+        remaining = self.remaining_gain()
+        if len(self.steps) < 3 or not tol < remaining < math.inf:
             return 0.0
+        first, second, last = self.steps[-3:]
         ratio = last / second
-        if abs(ratio - second / first) > _STEADY:
+        if not second < first or abs(ratio - second / first) > _STEADY:
             return 0.0
-        return math.log(max(tol, 1e-300) / last) / math.log(ratio)
+        return math.log(max(tol, 1e-300) / remaining) / math.log(ratio)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import BoxStyle
+from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
 from mogul.plot._scene import Scene
@@ -17,6 +19,8 @@ _PADDING = 1.0
 """What a box adds to the width of its letters, in font sizes."""
 _HEIGHT = 1.75
 """The height of a box, in font sizes."""
+_DESCENT = 0.22
+"""The part of a letter below the line, in font sizes."""
 _CLEARANCE = 1.15
 """How far boxes are kept apart, in boxes; corners of neighbours still fit between."""
 _ROUNDS = 200
@@ -56,10 +60,24 @@ def _write(ax: Axes, text: str, place, offset, edge: str, size: float) -> None:
         va="center",
         fontsize=size,
         color=INK,
-        bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": edge, "lw": 1.2},
+        bbox={
+            "boxstyle": _digits_box if text.isdigit() else _box,
+            "fc": "white",
+            "ec": edge,
+            "lw": 1.2,
+        },
         arrowprops={"arrowstyle": "-", "color": edge, "lw": 0.8},
         annotation_clip=False,
     )
+
+
+_box = BoxStyle.Round(pad=0.25)
+
+
+def _digits_box(x: float, y: float, width: float, height: float, size: float) -> Path:
+    """A box without the room below the line that letters such as g take, and digits do not."""
+    below = _DESCENT * size
+    return _box(x, y + below, width, height - below, size)
 
 
 def push_apart(places: np.ndarray, gap: float) -> np.ndarray:

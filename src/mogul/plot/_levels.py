@@ -11,8 +11,8 @@ from scipy.stats import chi2
 from mogul.mixture import Mixture
 from mogul.plot._scene import Scene
 
-_THRESHOLD_DRAWS = 1 << 15
-"""Draws behind a highest-density threshold: its coverage is then within 0.3 percentage points."""
+_THRESHOLD_DRAWS = 1 << 14
+"""Draws behind a highest-density threshold: its coverage is then within 0.4 percentage points."""
 _EVEN_POINTS = 160
 """Points that are spread evenly over an axis: about one every three pixels."""
 _POINTS_OF_COMPONENT = np.linspace(-4.0, 4.0, 17)

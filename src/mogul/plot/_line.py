@@ -34,7 +34,7 @@ _HEADROOM = 1.1
 """The end of the density's axis, in peaks: a number must fit above the tallest."""
 
 
-def draw_line(ax: Axes, scene: Scene, *, vertical: bool = False) -> None:
+def draw_line(ax: Axes, scene: Scene, *, vertical: bool = False, thickness: float = _THICK) -> None:
     """Draw a scene of one feature along the x axis, or along y if ``vertical``."""
     x = points(scene, 0)
     parts = scene.mixture.component_log_prob(x[:, None]).exp().numpy()  # (I, K)
@@ -42,7 +42,7 @@ def draw_line(ax: Axes, scene: Scene, *, vertical: bool = False) -> None:
     _draw_regions(ax, scene, x, total, vertical)
     bars = _draw_histogram(ax, scene, vertical)
     parts[parts < _LEAST_HEIGHT * total.max()] = np.nan
-    ax.plot(*_turn(x, total, vertical), color=INK, linewidth=_THICK, gid="density")
+    ax.plot(*_turn(x, total, vertical), color=INK, linewidth=thickness, gid="density")
     for k in scene.components:  # on top, or the whole would hide a component that stands alone
         style = DASHES[round_of_colours(k)]
         ax.plot(*_turn(x, parts[:, k], vertical), color=colour(k), linestyle=style, linewidth=_THIN)

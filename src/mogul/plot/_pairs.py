@@ -18,8 +18,12 @@ from mogul.plot._plane import draw_plane, plane_entries
 from mogul.plot._scene import Scene, scene
 from mogul.plot._style import Entry, legend, plain, tidy
 
-_PANEL = 1.9
+_PANEL = 2.0
 """Inches of a panel's side."""
+_LEAST_SIDE = 7.2
+"""Inches of a grid's side, however few its panels: the legend needs half of it."""
+_THICKNESS = 1.6
+"""The line of a density in such a panel."""
 _POINT_AREA = 6.0
 """Square points of a row, in a panel a third as wide as a picture of its own."""
 
@@ -45,7 +49,7 @@ def pairs(
     data : array, tensor or frame, shape (N, D), optional
         Rows to compare with, of all features of the mixture.
     features : sequence of F ints or strings, optional
-        The features to draw, by default all.
+        The features to draw, two or more, by default all.
     max_features : int, default 6
         When no features are named, only so many are drawn, and the legend says so.
     coverage, labels, feature_names, sample_weight
@@ -80,6 +84,7 @@ def pairs(
     )
     n_features = len(whole.names)
     shown = whole.pick(range(min(max_features, n_features)) if features is None else features)
+    _check_several(shown)
     grid = _grid(axes, len(shown.names))
     for row, column in np.ndindex(grid.shape):
         _draw_panel(grid.item(row, column), shown, row, column)
@@ -88,10 +93,17 @@ def pairs(
     return grid
 
 
+def _check_several(shown: Scene) -> None:
+    if len(shown.names) < 2:
+        raise InputError(
+            "Pairs need two features or more; draw a single one with mogul.plot.density."
+        )
+
+
 def _grid(axes: Any, n: int) -> np.ndarray:
     if axes is None:
-        size = (_PANEL * n + 0.6, _PANEL * n + 0.4)
-        _, made = plt.subplots(n, n, figsize=size, layout="constrained", squeeze=False)
+        side = max(_PANEL * n, _LEAST_SIDE)
+        _, made = plt.subplots(n, n, figsize=(side, side), layout="constrained", squeeze=False)
         return np.asarray(made, dtype=object)
     grid = np.asarray(axes, dtype=object)
     if grid.shape != (n, n):
@@ -105,7 +117,7 @@ def _draw_panel(ax: Axes, shown: Scene, row: int, column: int) -> None:
         ax.set_axis_off()
         return
     if column == row:
-        draw_line(ax, shown.pick(row))
+        draw_line(ax, shown.pick(row), thickness=_THICKNESS)
         ax.set_yticks([])  # each panel has a density scale of its own
         ax.spines["left"].set_visible(False)
     else:
@@ -134,11 +146,8 @@ def _say_left_out(shown: Scene, n_features: int, *, named: bool) -> list[Entry]:
 
 
 def _add_legend(grid: np.ndarray, entries: Sequence[Entry]) -> None:
-    """Write the legend into the empty half of the grid, or above a grid that has none."""
+    """Write the legend into the empty half of the grid."""
     if not entries:
-        return
-    if len(grid) == 1:
-        legend(grid[0, 0], entries)
         return
     corner = {"loc": "upper right", "bbox_to_anchor": (1.0, 1.0)}
     # It is wider than its panel; the layout must not make the column as wide as the words.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,6 +25,8 @@ from mogul.plot._style import (
 _SIZE = (6.4, 4.2)
 _MARGIN = 0.08
 """The part of the range of admitted values that the view adds below and above."""
+_MOST_REASONS = 3
+"""Reasons of exclusion that the legend spells out; a longer list would be taller than the lines."""
 
 
 class Candidate(Protocol):
@@ -97,7 +100,8 @@ def selection(
     admitted = [c for c in finite if not c.excluded]
     entries = _draw_lines(ax, admitted)
     entries += _draw_best(ax, admitted)
-    entries += _draw_excluded(ax, finite, _limits(admitted or finite))
+    excluded = [c for c in table if c.excluded]
+    entries += _draw_excluded(ax, excluded, _limits(admitted or finite))
     _finish(ax, criterion, entries)
     return ax
 
@@ -150,17 +154,15 @@ def _limits(candidates: Sequence[Candidate]) -> tuple[float, float]:
 
 
 def _draw_excluded(
-    ax: Axes, finite: Sequence[Candidate], limits: tuple[float, float]
+    ax: Axes, excluded: Sequence[Candidate], limits: tuple[float, float]
 ) -> list[Entry]:
     """Cross excluded candidates; a collapsed one can be thousands below and would flatten all."""
     ax.set_ylim(limits)
-    excluded = [c for c in finite if c.excluded]
-    if not excluded:
-        return []
-    values = np.array([c.criterion_value for c in excluded])
+    drawn = [c for c in excluded if np.isfinite(c.criterion_value)]
+    values = np.array([c.criterion_value for c in drawn])
     seen = np.clip(values, *limits)
     (crosses,) = ax.plot(
-        [c.n_components for c in excluded],
+        [c.n_components for c in drawn],
         seen,
         linestyle="",
         marker="X",
@@ -170,9 +172,19 @@ def _draw_excluded(
         clip_on=False,
         gid="excluded",
     )
-    reasons = "; ".join(dict.fromkeys(plain(str(c.excluded)) for c in excluded))
-    edge = " (at the edge: off the scale)" if (seen != values).any() else ""
-    return [(crosses, f"excluded: {reasons}{edge}")]
+    beyond = int((seen != values).sum())
+    return [(crosses, words) for words in _say_excluded(excluded, beyond)]
+
+
+def _say_excluded(excluded: Sequence[Candidate], beyond: int) -> list[str]:
+    """Why candidates were excluded, and which of them are not where their values are."""
+    reasons = Counter(plain(str(c.excluded)) for c in excluded)
+    words = [f"excluded ({n}): {reason}" for reason, n in reasons.most_common(_MOST_REASONS)]
+    left = len(excluded) - sum(n for _, n in reasons.most_common(_MOST_REASONS))
+    words += [f"excluded for other reasons: {left}"] if left else []
+    hidden = sum(not np.isfinite(c.criterion_value) for c in excluded)
+    words += [f"at the edge, off the scale: {beyond}"] if beyond else []
+    return words + ([f"without a value, not drawn: {hidden}"] if hidden else [])
 
 
 def _finish(ax: Axes, criterion: str, entries: Sequence[Entry]) -> None:

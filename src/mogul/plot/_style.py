@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
@@ -81,6 +82,9 @@ def tidy(ax: Axes) -> None:
     ax.yaxis.get_offset_text().set_horizontalalignment("right")
 
 
+_LINE = 56
+"""Letters of a legend's line; longer words would make the layout shrink the picture."""
+
 Entry = tuple[Artist | tuple[Artist, ...], str]
 """A legend's mark, or marks side by side, and its words."""
 
@@ -90,7 +94,7 @@ def legend(ax: Axes, entries: Sequence[Entry], **where) -> Legend:
     above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.02), "borderaxespad": 0.0}
     return ax.legend(
         [mark for mark, _ in entries],
-        [words for _, words in entries],
+        [fill(words, _LINE) for _, words in entries],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
         **{"frameon": False, "fontsize": "small", "handlelength": 2.6, **above, **where},
     )

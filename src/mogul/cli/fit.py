@@ -1,0 +1,239 @@
+"""``mogul fit``: a mixture from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mogul.cli._arguments import ColumnsOption, DataArgument, SeedOption, names, table_rows
+from mogul.cli._messages import note
+from mogul.cli._report import number, print_facts, print_mixture
+from mogul.errors import InputError
+
+if TYPE_CHECKING:
+    from mogul import GaussianMixture
+    from mogul.data import Table
+
+__all__ = ["fit"]
+
+
+class Criterion(StrEnum):
+    """What select compares by."""
+
+    bic = "bic"
+    icl = "icl"
+    aic = "aic"
+
+
+class Acceleration(StrEnum):
+    """How EM may be sped up."""
+
+    auto = "auto"
+    squarem = "squarem"
+    none = "none"
+
+
+ComponentsOption = Annotated[
+    str, typer.Option("--components", "-k", metavar="K", help="A number, or a range such as 1-6.")
+]
+CovarianceOption = Annotated[
+    str,
+    typer.Option(
+        "--covariance",
+        "-c",
+        metavar="TYPE",
+        help="full, tied, diag, spherical; several with commas between, or all.",
+    ),
+]
+CriterionOption = Annotated[Criterion, typer.Option(help="Chooses among several; the lowest wins.")]
+WeightOption = Annotated[str | None, typer.Option(metavar="NAME", help="The column of weights.")]
+OutOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Where to save: a file, or a folder with a /.")
+]
+StartsOption = Annotated[
+    int | None, typer.Option(min=1, help="Starts of each model; the likeliest end is kept.")
+]
+TolOption = Annotated[
+    float | None, typer.Option(help="Stop when a step gains less, in nats a row. One model only.")
+]
+IterationsOption = Annotated[
+    int | None, typer.Option(min=1, help="The most iterations. One model only.")
+]
+FloorOption = Annotated[float | None, typer.Option(help="Added to every variance. One model only.")]
+AccelerationOption = Annotated[
+    Acceleration | None, typer.Option(help="How to speed EM up. One model only.")
+]
+
+
+def fit(
+    data: DataArgument,
+    components: ComponentsOption = "1-6",
+    covariance: CovarianceOption = "full",
+    criterion: CriterionOption = Criterion.bic,
+    columns: ColumnsOption = None,
+    weight_column: WeightOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    n_init: StartsOption = None,
+    tol: TolOption = None,
+    max_iter: IterationsOption = None,
+    reg_covar: FloorOption = None,
+    acceleration: AccelerationOption = None,
+) -> None:
+    """Fit a mixture of Gaussians to the numeric columns of a table.
+
+    \b
+    Examples:
+      mogul fit cars.csv --out cars.safetensors
+      mogul fit cars.csv -k 1-6 -c all --criterion icl --out cars.safetensors
+      mogul fit cars.parquet -k 3 -c tied --columns power_kw,weight_kg --weight-column count
+
+    With a range of K or several covariance types every combination is fitted, a table of the
+    criterion is printed and the best is kept.
+    """  # noqa: D301 - the escape tells typer to keep the lines
+    sizes, kinds = _sizes(components), _kinds(covariance)
+    one_only = _given(tol=tol, max_iter=max_iter, reg_covar=reg_covar, acceleration=acceleration)
+    settings = _given(random_state=seed, n_init=n_init, **one_only)
+    if out is not None:
+        _check_destination(out)
+    if len(sizes) == len(kinds) == 1:
+        table = _read(data, columns, weight_column)
+        model, choice = _single(table, sizes[0], kinds[0], settings), None
+    else:
+        _refuse_for_several(one_only)
+        table = _read(data, columns, weight_column)
+        model, choice = _best(table, sizes, kinds, criterion.value, settings)
+    saved = None if out is None else _save(model, out)
+    _print_all(data, table, choice, model, saved)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """The settings that were given; the library has defaults for the rest."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _refuse_for_several(one_only: dict[str, Any]) -> None:
+    if one_only:
+        option = "--" + next(iter(one_only)).replace("_", "-")
+        raise InputError(f"{option} is for fitting one model; give one K and one covariance type.")
+
+
+def _sizes(text: str) -> range:
+    """The numbers of components in "3" or "1-6"."""
+    first, dash, last = text.partition("-")
+    ends = [first, last] if dash else [first, first]
+    if not all(end.strip().isdecimal() for end in ends):
+        raise InputError(f"-k {text!r} is not understood; give a number, or a range such as 1-6.")
+    low, high = map(int, ends)
+    if not 1 <= low <= high:
+        raise InputError(f"-k {text!r} holds no number of components; they start at 1, as in 1-6.")
+    return range(low, high + 1)
+
+
+def _kinds(text: str) -> list[str]:
+    from mogul.covariances import STRUCTURES, structure
+
+    kinds = list(STRUCTURES) if text == "all" else names(text) or []
+    for kind in kinds:
+        structure(kind)  # refuses an unknown name and lists the known ones
+    return list(dict.fromkeys(kinds))
+
+
+def _check_destination(out: str) -> None:
+    from mogul.io import check_destination
+
+    check_destination(out)
+
+
+def _read(data: Path, columns: str | None, weight_column: str | None) -> Table:
+    from mogul.data import read_table
+
+    table = read_table(data, names(columns), weight_column)
+    if table.skipped:
+        left_out = ", ".join(map(repr, table.skipped))
+        note(f"Not used, for they are not numbers or only number the rows: {left_out}.")
+    _refuse_constant(table, data)
+    return table
+
+
+def _refuse_constant(table: Table, data: Path) -> None:
+    """Data of which no density can be told: the estimator, as scikit-learn's, would only warn."""
+    from mogul.infer.spikes import constant_columns
+
+    if len(table) == 1:
+        raise InputError(f"{data} holds a single row; a mixture is fitted to two or more.")
+    constant = [table.names[j] for j in constant_columns(table_rows(table))]
+    if len(constant) == len(table.names):
+        raise InputError(f"All rows of {data} are the same, so there is nothing to fit.")
+    if constant:
+        raise InputError(
+            f"Every value of column {', '.join(map(repr, constant))} of {data} is the same, so it "
+            "has no density; leave it out with --columns."
+        )
+
+
+def _best(
+    table: Table,
+    sizes: Sequence[int],
+    kinds: Sequence[str],
+    criterion: str,
+    settings: dict[str, Any],
+) -> tuple[GaussianMixture, str]:
+    """The best of several, and the table that it was chosen from."""
+    import mogul
+
+    found = mogul.select(
+        table,
+        n_components=sizes,
+        covariance_type=kinds,
+        criterion=criterion,
+        sample_weight=table.sample_weight,
+        **settings,
+    )
+    return found.best, str(found)
+
+
+def _single(table: Table, k: int, kind: str, settings: dict[str, Any]) -> GaussianMixture:
+    import mogul
+
+    model = mogul.GaussianMixture(k, covariance_type=kind, **settings)
+    return model.fit(table, sample_weight=table.sample_weight)
+
+
+def _print_all(
+    data: Path, table: Table, choice: str | None, model: GaussianMixture, saved: Path | None
+) -> None:
+    weighted = "" if table.sample_weight is None else ", weighted"
+    print(f"{data}: {len(table)} rows, {len(table.names)} columns{weighted}\n")
+    if choice is not None:
+        print(f"{choice}\n")
+    _print_model(model, table)
+    print("\nNot saved; add --out model.safetensors." if saved is None else f"\nSaved to {saved}")
+
+
+def _print_model(model: GaussianMixture, table: Table) -> None:
+    from mogul.infer.criteria import information_criterion, mean_log_likelihood
+
+    mixture, rows = model.mixture_, table_rows(table)
+    state = "converged" if model.converged_ else "not converged"
+    print_facts(
+        [
+            ("covariance type", mixture.covariance_type),
+            ("components", mixture.n_components),
+            ("parameters", mixture.n_parameters),
+            ("log-likelihood", f"{number(mean_log_likelihood(rows, mixture))} nats a row"),
+            ("BIC", number(information_criterion("bic", rows, mixture))),
+            ("EM", f"{state} after {model.n_iter_} iterations"),
+        ]
+    )
+    print_mixture(mixture)
+
+
+def _save(model: GaussianMixture, out: str) -> Path:
+    import mogul
+
+    return mogul.save(model, out)

@@ -1,0 +1,76 @@
+"""``mogul show``: what a saved model is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mogul.cli._arguments import ModelArgument, feature_names, single_mixture
+from mogul.cli._report import print_facts, print_mixture
+
+if TYPE_CHECKING:
+    from mogul import Mixture
+
+__all__ = ["show"]
+
+
+def show(
+    model: ModelArgument,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON, for programs.")
+    ] = False,
+) -> None:
+    """Print a model's weights, means and covariances.
+
+    \b
+    Examples:
+      mogul show cars.safetensors
+      mogul show cars.safetensors --json | jq .weights
+    """  # noqa: D301 - the escape tells typer to keep the lines
+    from mogul import load
+
+    found = load(model)
+    mixture = single_mixture(found, model)
+    facts = {"kind": type(found).__name__, **_facts(mixture), **_training(found)}
+    if as_json:
+        parts = {name: value.tolist() for name, value in mixture.numpy().items()}
+        print(json.dumps({**facts, **parts}, allow_nan=False))
+        return
+    facts["feature_names"] = ", ".join(feature_names(mixture))
+    print_facts((_LABELS[name], value) for name, value in facts.items())
+    print_mixture(mixture)
+
+
+def _facts(mixture: Mixture) -> dict[str, Any]:
+    return {
+        "covariance_type": mixture.covariance_type,
+        "n_components": mixture.n_components,
+        "n_features": mixture.n_features,
+        "feature_names": None if mixture.feature_names is None else list(mixture.feature_names),
+        "n_parameters": mixture.n_parameters,
+        "dtype": str(mixture.dtype).removeprefix("torch."),
+    }
+
+
+def _training(found: Any) -> dict[str, Any]:
+    """How the fit of an estimator ended; nothing for a mixture, which may be of no fit."""
+    names = {"converged": "converged_", "n_iterations": "n_iter_", "log_likelihood": "lower_bound_"}
+    values = {name: getattr(found, attribute, None) for name, attribute in names.items()}
+    return {name: value for name, value in values.items() if value is not None and value == value}
+
+
+_LABELS = {
+    "kind": "kind",
+    "covariance_type": "covariance type",
+    "n_components": "components",
+    "n_features": "features",
+    "feature_names": "feature names",
+    "n_parameters": "parameters",
+    "dtype": "numbers",
+    "converged": "converged",
+    "n_iterations": "iterations",
+    "log_likelihood": "log-likelihood, in nats a row",
+}
+"""How the facts are called in print."""
