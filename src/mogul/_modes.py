@@ -9,7 +9,7 @@ __all__ = ["global_mode"]
 
 _RIDGE_FRACTIONS = (0.25, 0.5, 0.75)
 _MAX_PAIRED_COMPONENTS = 32
-"""Above this, only the means start an ascent: pairs would outnumber them many times."""
+"""Edges join only so many of the highest components: pairs would outnumber the means many times."""
 _MAX_STEPS = 1000
 _NEWTON_STEPS = 8
 
@@ -19,9 +19,9 @@ def global_mode(log_weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
 
     Every stationary point lies on the ridgeline manifold
     :math:`(\sum_k a_k \Lambda_k)^{-1} \sum_k a_k \Lambda_k \mu_k` (Ray and Lindsay 2005), so its
-    vertices (the means) and points of its edges start the ascents. Each ascent is the mean-shift
-    fixed point, which never lowers the density (Carreira-Perpiñán 2000), polished by Newton steps;
-    the best end wins.
+    vertices (the means), its middle and points of its edges start the ascents. Each ascent is the
+    mean-shift fixed point, which never lowers the density (Carreira-Perpiñán 2000), polished by
+    Newton steps; the best end wins.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def global_mode(log_weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
     height = log_weights - torch.diagonal(factors, dim1=-2, dim2=-1).log().sum(-1)
     pulls = (precisions @ means.unsqueeze(-1)).squeeze(-1)  # (B, K, D)
     mixture = (height, means, precisions, pulls)
-    points = _starts(means, precisions, pulls)
+    points = _starts(log_weights, *mixture)
     tolerance = torch.finfo(means.dtype).eps ** 0.5
     for _ in range(_MAX_STEPS):
         moved = _mean_shift(points, *mixture)
@@ -55,11 +55,18 @@ def global_mode(log_weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
     return points.take_along_dim(best[:, None, None], 1).squeeze(1)
 
 
-def _starts(means: Tensor, precisions: Tensor, pulls: Tensor) -> Tensor:
-    n_components = means.shape[1]
-    if n_components == 1 or n_components > _MAX_PAIRED_COMPONENTS:
-        return means
-    i, j = torch.triu_indices(n_components, n_components, offset=1)
+def _starts(
+    log_weights: Tensor, height: Tensor, means: Tensor, precisions: Tensor, pulls: Tensor
+) -> Tensor:
+    """Points of the ridgeline: the means, the middle and points between pairs; (B, S, D)."""
+    share = torch.softmax(log_weights, -1)[..., None]
+    middle = torch.linalg.solve(
+        (share[..., None] * precisions).sum(1, keepdim=True), (share * pulls).sum(1, keepdim=True)
+    )
+    highest = height.topk(min(height.shape[-1], _MAX_PAIRED_COMPONENTS)).indices
+    precisions = precisions.take_along_dim(highest[..., None, None], 1)
+    pulls = pulls.take_along_dim(highest[..., None], 1)
+    i, j = torch.triu_indices(highest.shape[-1], highest.shape[-1], offset=1)
     edges = [
         torch.linalg.solve(
             (1 - a) * precisions[:, i] + a * precisions[:, j],
@@ -67,7 +74,7 @@ def _starts(means: Tensor, precisions: Tensor, pulls: Tensor) -> Tensor:
         )
         for a in _RIDGE_FRACTIONS
     ]
-    return torch.cat([means, *edges], 1)
+    return torch.cat([means, middle, *edges], 1)
 
 
 def _terms(points: Tensor, height: Tensor, means: Tensor, precisions: Tensor) -> Tensor:

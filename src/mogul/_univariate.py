@@ -67,9 +67,10 @@ def icdf(probability: Tensor, weights: Tensor, means: Tensor, scales: Tensor) ->
         return root
     inside = torch.isfinite(root)
     at = torch.where(inside, root, torch.zeros_like(root))
-    slope = density(at, weights, means, scales).detach()
+    least = torch.finfo(root.dtype).tiny  # between far components the density may underflow
+    slope = density(at, weights, means, scales).detach().clamp_min(least)
     gap = probability - cdf(at, weights, means, scales)
-    step = torch.where(inside, (gap - gap.detach()) / slope.clamp_min(torch.finfo(slope.dtype).tiny), 0.0)
+    step = torch.where(inside, (gap - gap.detach()) / slope, 0.0)
     return root + step
 
 
@@ -175,7 +176,7 @@ def _knots(weights: Tensor, means: Tensor, scales: Tensor) -> Tensor:
     """The turning points of the density between two ends of the line, ascending; (*, M).
 
     Two turning points close together show no change of sign on a grid. Between them the next
-    derivative has a zero, which parts them once it joins the grid; so higher derivatives come first.
+    derivative has a zero, which parts them once it joins the grid: hence higher derivatives first.
     """
     steps = torch.linspace(-_GRID_HALF_WIDTH, _GRID_HALF_WIDTH, _GRID_STEPS + 1).to(means)
     grid = (means.unsqueeze(-1) + scales.unsqueeze(-1) * steps).flatten(-2).sort(-1).values

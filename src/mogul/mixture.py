@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,9 +76,15 @@ class Mixture(Distribution):
     0.625
     """
 
-    support = constraints.real_vector
     has_rsample = True
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {}  # arguments are checked where they are given, by from_parameters
 
     def __init__(
         self,

@@ -96,7 +96,8 @@ def fit(
     criterion is printed and the best is kept.
     """  # noqa: D301 - the escape tells typer to keep the lines
     sizes, kinds = _sizes(components), _kinds(covariance)
-    one_only = _given(tol=tol, max_iter=max_iter, reg_covar=reg_covar, acceleration=acceleration)
+    speed = acceleration and acceleration.value
+    one_only = _given(tol=tol, max_iter=max_iter, reg_covar=reg_covar, acceleration=speed)
     settings = _given(random_state=seed, n_init=n_init, **one_only)
     if out is not None:
         _check_destination(out)
@@ -106,7 +107,7 @@ def fit(
     else:
         _refuse_for_several(one_only)
         table = _read(data, columns, weight_column)
-        model, choice = _best(table, sizes, kinds, criterion.value, settings)
+        model, choice = _best(table, sizes, kinds, {"criterion": criterion.value, **settings})
     saved = None if out is None else _save(model, out)
     _print_all(data, table, choice, model, saved)
 
@@ -177,23 +178,13 @@ def _refuse_constant(table: Table, data: Path) -> None:
 
 
 def _best(
-    table: Table,
-    sizes: Sequence[int],
-    kinds: Sequence[str],
-    criterion: str,
-    settings: dict[str, Any],
+    table: Table, sizes: Sequence[int], kinds: Sequence[str], settings: dict[str, Any]
 ) -> tuple[GaussianMixture, str]:
     """The best of several, and the table that it was chosen from."""
     import mogul
 
-    found = mogul.select(
-        table,
-        n_components=sizes,
-        covariance_type=kinds,
-        criterion=criterion,
-        sample_weight=table.sample_weight,
-        **settings,
-    )
+    weight = table.sample_weight
+    found = mogul.select(table, sizes, kinds, sample_weight=weight, **settings)
     return found.best, str(found)
 
 

@@ -29,19 +29,17 @@ def sample(
       mogul sample cars.safetensors -n 1000 --out made_up_cars.csv
       mogul sample cars.safetensors -n 5 --seed 1
     """  # noqa: D301 - the escape tells typer to keep the lines
-    if out is not None:
-        from mogul.data import check_table_destination
-
-        check_table_destination(out)
     import torch
 
-    from mogul.data import write_csv, write_table
+    from mogul.data import check_table_destination, write_csv, write_table
 
+    if out is not None:
+        check_table_destination(out)
     mixture = load_mixture(model)
     rows = mixture.sample((n_rows,), generator=torch.Generator().manual_seed(seed)).numpy()
     columns = dict(zip(feature_names(mixture), rows.T, strict=True))
     if out is None:
         write_csv(sys.stdout.buffer, columns)
-        return
-    write_table(out, columns)
-    print(f"{n_rows} rows written to {out}")
+    else:
+        write_table(out, columns)
+        print(f"{n_rows} rows written to {out}")

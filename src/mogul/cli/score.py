@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mogul.cli._arguments import ColumnsOption, DataArgument, ModelArgument, load_mixture, rows_for
 from mogul.cli._report import number
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mogul import Mixture
+    from mogul.data import Rows
 
 __all__ = ["score"]
 
@@ -41,7 +47,6 @@ def score(
 
     The columns of DATA are found by the names that the model was fitted with.
     """  # noqa: D301 - the escape tells typer to keep the lines
-    from mogul import kernels
     from mogul.data import check_table_destination, write_csv, write_table
     from mogul.infer.criteria import mean_log_likelihood
 
@@ -51,16 +56,20 @@ def score(
     rows = rows_for(mixture, data, columns)
     if summary:
         print(number(mean_log_likelihood(rows, mixture)))
-        return
-    values = rows.values
-    found = {
-        "log_density": kernels.log_prob(values, mixture).numpy(),
-        "component": kernels.predict(values, mixture).numpy(),
+    elif out is None:
+        write_csv(sys.stdout.buffer, _scores(mixture, rows))
+    else:
+        write_table(out, _scores(mixture, rows))
+        print(f"{rows.n_rows} rows written to {out}")
+
+
+def _scores(mixture: Mixture, rows: Rows) -> dict[str, np.ndarray]:
+    """The columns to write."""
+    from mogul import kernels
+
+    shares = kernels.responsibilities(rows.values, mixture).numpy()
+    return {
+        "log_density": kernels.log_prob(rows.values, mixture).numpy(),
+        "component": kernels.predict(rows.values, mixture).numpy(),
+        **{f"responsibility_{k}": share for k, share in enumerate(shares.T)},
     }
-    shares = kernels.responsibilities(values, mixture).numpy()
-    found |= {f"responsibility_{k}": share for k, share in enumerate(shares.T)}
-    if out is None:
-        write_csv(sys.stdout.buffer, found)
-        return
-    write_table(out, found)
-    print(f"{rows.n_rows} rows written to {out}")

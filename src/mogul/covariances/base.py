@@ -179,7 +179,7 @@ class Covariance(ABC):
     # --- a chart for extrapolation and gradients ------------------------------------------------
 
     @abstractmethod
-    def encode(self, reference: Self | None = None) -> Tensor:
+    def encode(self, reference: Covariance | None = None) -> Tensor:
         """An unconstrained vector for the factor relative to ``reference``; (*batch, n).
 
         With triangular structures these are the entries of L_ref⁻¹ L with the logarithm on the
@@ -189,7 +189,7 @@ class Covariance(ABC):
     @classmethod
     @abstractmethod
     def decode(
-        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+        cls, values: Tensor, n_components: int, n_features: int, reference: Covariance | None = None
     ) -> Self:
         """The inverse of :meth:`encode`; any real vector gives valid covariances."""
 

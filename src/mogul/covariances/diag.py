@@ -79,13 +79,13 @@ class DiagCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
 
-    def encode(self, reference: Self | None = None) -> Tensor:
+    def encode(self, reference: Covariance | None = None) -> Tensor:
         ratio = self.factor if reference is None else self.factor / reference.factor
         return ratio.log().flatten(-2)
 
     @classmethod
     def decode(
-        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+        cls, values: Tensor, n_components: int, n_features: int, reference: Covariance | None = None
     ) -> Self:
         factor = values.unflatten(-1, (n_components, n_features)).exp()
         if reference is not None:

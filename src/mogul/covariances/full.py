@@ -97,14 +97,14 @@ class FullCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None, None])
 
-    def encode(self, reference: Self | None = None) -> Tensor:
+    def encode(self, reference: Covariance | None = None) -> Tensor:
         return log_triangle(self.factor, None if reference is None else reference.factor).flatten(
             -2
         )
 
     @classmethod
     def decode(
-        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+        cls, values: Tensor, n_components: int, n_features: int, reference: Covariance | None = None
     ) -> Self:
         triangle = values.unflatten(-1, (n_components, -1))
         factor = exp_triangle(triangle, n_features, None if reference is None else reference.factor)

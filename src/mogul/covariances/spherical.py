@@ -82,12 +82,12 @@ class SphericalCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None])
 
-    def encode(self, reference: Self | None = None) -> Tensor:
+    def encode(self, reference: Covariance | None = None) -> Tensor:
         return (self.factor if reference is None else self.factor / reference.factor).log()
 
     @classmethod
     def decode(
-        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+        cls, values: Tensor, n_components: int, n_features: int, reference: Covariance | None = None
     ) -> Self:
         factor = values.exp() if reference is None else values.exp() * reference.factor
         return cls(factor, n_components, n_features)

@@ -105,12 +105,12 @@ class TiedCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
 
-    def encode(self, reference: Self | None = None) -> Tensor:
+    def encode(self, reference: Covariance | None = None) -> Tensor:
         return log_triangle(self.factor, None if reference is None else reference.factor)
 
     @classmethod
     def decode(
-        cls, values: Tensor, n_components: int, n_features: int, reference: Self | None = None
+        cls, values: Tensor, n_components: int, n_features: int, reference: Covariance | None = None
     ) -> Self:
         factor = exp_triangle(values, n_features, None if reference is None else reference.factor)
         return cls(factor, n_components, n_features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,16 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int
             ensure_all_finite=False,
         )
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise InputError(_one_sentence(str(error))) from None
     if named and reset:
         estimator.feature_names_in_ = np.asarray(names, dtype=object)
     _check_finite(checked, getattr(estimator, "feature_names_in_", None))
     return checked
+
+
+def _one_sentence(message: str) -> str:
+    """scikit-learn's message without the print of the array in it, on one line."""
+    return " ".join(re.sub(r":\narray=.*?\]\.$", ".", message, flags=re.S | re.M).split())
 
 
 def _check_finite(X: np.ndarray, names: np.ndarray | None) -> None:

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from mogul.infer.maximum_likelihood import Fit
+from mogul.infer.selection import Candidate
 from mogul.infer.stopping import IterationRecord
 
-__all__ = ["Observers"]
+__all__ = ["Observers", "SearchProgress"]
 
 _LONG_FIT_SECONDS = 2.0
 """A fit shorter than this shows no progress line: it would only flicker."""
@@ -23,18 +24,13 @@ class Observers:
         self.max_iter = estimator.max_iter
         self.callbacks = list(estimator.callbacks or ())
         self.messages = _Messages(estimator.verbose, estimator.verbose_interval)
-        auto = estimator.progress == "auto" and not estimator.verbose
-        wanted = estimator.progress is True or (auto and sys.stderr.isatty())
-        self.wait = 0.0 if estimator.progress is True else _LONG_FIT_SECONDS
-        self.line: _ProgressLine | None = None
-        self.wanted, self.began = wanted, monotonic()
+        # scikit-learn's messages and a progress line would write over each other.
+        self.line = _ProgressLine(estimator.progress if not estimator.verbose else False)
 
     def __call__(self, record: IterationRecord) -> bool:
         self.messages.iteration(record)
-        if self.wanted and self.line is None and monotonic() - self.began > self.wait:
-            self.line = _ProgressLine(self.max_iter)
-        if self.line is not None:
-            self.line.update(record)
+        value = f"log-likelihood {record.log_likelihood:.6g} nats a row"
+        self.line.update("EM iteration", record.iteration, self.max_iter, value)
         answers = [callback(record) for callback in self.callbacks]  # every one is told
         return True in answers
 
@@ -50,8 +46,22 @@ class Observers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.line is not None:
-            self.line.close()
+        self.line.close()
+
+
+class SearchProgress:
+    """Tells of each candidate of a search, as a callable for it."""
+
+    def __init__(self, progress: str | bool, n_candidates: int):
+        self.line, self.n_candidates, self.n_done = _ProgressLine(progress), n_candidates, 0
+
+    def __call__(self, candidate: Candidate) -> None:
+        self.n_done += 1
+        what = f"{candidate.covariance_type}, {candidate.n_components} components"
+        self.line.update("model", self.n_done, self.n_candidates, what)
+
+    def close(self) -> None:
+        self.line.close()
 
 
 class _Messages:
@@ -86,26 +96,38 @@ class _Messages:
 
 
 class _ProgressLine:
-    """One line on standard error, through rich."""
+    """One line on standard error, through rich; "auto" waits and needs a terminal."""
 
-    def __init__(self, max_iter: int):
+    def __init__(self, progress: str | bool):
+        self.wanted = progress is True or (progress == "auto" and sys.stderr.isatty())
+        self.wait = 0.0 if progress is True else _LONG_FIT_SECONDS
+        self.began = monotonic()
+        self.bar: Any = None  # a rich.progress.Progress once it shows
+
+    def update(self, what: str, done: int, total: int, value: str) -> None:
+        if not self.wanted or monotonic() - self.began < self.wait:
+            return
+        if self.bar is None:
+            self.bar = self._opened()
+            self.task = self.bar.add_task("", total=None, value="")
+        self.bar.update(self.task, description=what, completed=done, total=total, value=value)
+
+    @staticmethod
+    def _opened() -> Any:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self.bar = Progress(
-            TextColumn("EM iteration {task.completed}/{task.total}"),
+        bar = Progress(
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("log-likelihood {task.fields[value]} nats a row"),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[value]}"),
             console=Console(stderr=True),
             transient=True,
         )
-        self.bar.start()
-        self.task = self.bar.add_task("EM", total=max_iter, value="")
-
-    def update(self, record: IterationRecord) -> None:
-        value = f"{record.log_likelihood:.6g}"
-        self.bar.update(self.task, completed=record.iteration, value=value)
+        bar.start()
+        return bar
 
     def close(self) -> None:
-        self.bar.stop()
+        if self.bar is not None:
+            self.bar.stop()

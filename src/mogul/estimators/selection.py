@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from mogul.covariances import STRUCTURES, structure
 from mogul.errors import DegenerateFitError, InputError, SpikeWarning, UnknownNameError
 from mogul.estimators._inputs import as_rows, check_sample_weight, validated
+from mogul.estimators._progress import SearchProgress
 from mogul.estimators.gaussian_mixture import GaussianMixture
 from mogul.infer.criteria import CRITERIA
 from mogul.infer.selection import Candidate, relative_floor, search
@@ -84,6 +85,7 @@ def select(
     n_init: int = 10,
     sample_weight: Any = None,
     random_state: Any = None,
+    progress: str | bool = "auto",
 ) -> SelectionResult:
     """Fit every combination of size and structure and choose by an information criterion.
 
@@ -103,6 +105,8 @@ def select(
         compete on a sample and the best goes on to all rows.
     sample_weight : array-like, shape (N,), optional
     random_state : int, RandomState or None, default None
+    progress : {"auto", True, False}, default "auto"
+        A progress line on standard error; "auto" shows one on a terminal when a search is long.
 
     Returns
     -------
@@ -143,15 +147,20 @@ def select(
     names = getattr(holder, "feature_names_in_", None)
     rows = as_rows(array, check_sample_weight(sample_weight, len(array)), torch.device("cpu"))
     _refuse_incomparable(rows, names, max(sizes))
-    candidates = search(
-        rows,
-        sizes,
-        kinds,
-        criterion,
-        n_init=n_init,
-        names=None if names is None else list(names),
-        random_state=check_random_state(random_state),
-    )
+    shown = SearchProgress(progress, len(sizes) * len(kinds))
+    try:
+        candidates = search(
+            rows,
+            sizes,
+            kinds,
+            criterion,
+            n_init=n_init,
+            names=None if names is None else list(names),
+            random_state=check_random_state(random_state),
+            on_candidate=shown,
+        )
+    finally:
+        shown.close()
     table = sorted(candidates, key=lambda c: (c.excluded is not None, _nan_last(c.criterion_value)))
     if table[0].fit is None:
         raise DegenerateFitError("Every candidate collapsed; try fewer components.")

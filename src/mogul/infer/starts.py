@@ -236,7 +236,8 @@ def _maximise(
     settings: EMSettings,
 ) -> tuple[Mixture, Tensor]:
     """The mixture of given responsibilities; ``draw(start, n)`` gives (K, n) of them."""
-    count, first, second = 0.0, 0.0, 0.0
+    count, first = origin.new_zeros(len(origin)), torch.zeros_like(origin)
+    second = origin.new_zeros(kind.factor_shape(*origin.shape))
     step = max(rows.n_rows, 1) if rows.n_rows * origin.numel() < 1 << 20 else _CHUNK_ROWS
     for start in range(0, rows.n_rows, step):
         values = rows.values[start : start + step].double()

@@ -129,6 +129,6 @@ class ExpandedKernel:
     def _terms(self, loaded: tuple[Tensor, Tensor]) -> Tensor:
         features, x = loaded
         if self._shared:
-            return self._all @ self._buffer
+            return self._all @ self._space(self._all.shape[-1], x.shape[-1])
         linear = torch.cat([self.linear, self.constant.unsqueeze(-1)], -1) @ x
         return linear.add_(self.quadratic @ features)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import BoxStyle
@@ -71,7 +74,8 @@ def _write(ax: Axes, text: str, place, offset, edge: str, size: float) -> None:
     )
 
 
-_box = BoxStyle.Round(pad=0.25)
+# Matplotlib's types do not know that what this makes is a function.
+_box = cast("Callable[..., Path]", BoxStyle("round", pad=0.25))
 
 
 def _digits_box(x: float, y: float, width: float, height: float, size: float) -> Path:

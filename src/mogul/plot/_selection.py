@@ -25,6 +25,8 @@ from mogul.plot._style import (
 _SIZE = (6.4, 4.2)
 _MARGIN = 0.08
 """The part of the range of admitted values that the view adds below and above."""
+_LINE = 44
+"""Letters of a line of the legend, which has two columns."""
 _MOST_REASONS = 3
 """Reasons of exclusion that the legend spells out; a longer list would be taller than the lines."""
 
@@ -192,4 +194,4 @@ def _finish(ax: Axes, criterion: str, entries: Sequence[Entry]) -> None:
     ax.set_ylabel(f"{plain(criterion.upper())} (lower is better)")
     ax.xaxis.set_major_locator(whole_numbers())
     tidy(ax)
-    legend(ax, entries, ncols=2, columnspacing=1.5)
+    legend(ax, entries, letters=_LINE, ncols=2, columnspacing=1.5)

@@ -82,19 +82,22 @@ def tidy(ax: Axes) -> None:
     ax.yaxis.get_offset_text().set_horizontalalignment("right")
 
 
-_LINE = 56
+_LINE = 64
 """Letters of a legend's line; longer words would make the layout shrink the picture."""
 
 Entry = tuple[Artist | tuple[Artist, ...], str]
 """A legend's mark, or marks side by side, and its words."""
 
 
-def legend(ax: Axes, entries: Sequence[Entry], **where) -> Legend:
-    """A frameless legend above the Axes, where no data can be, unless ``where`` says otherwise."""
+def legend(ax: Axes, entries: Sequence[Entry], letters: int = _LINE, **where) -> Legend:
+    """A frameless legend above the Axes, where no data can be, unless ``where`` says otherwise.
+
+    Lines are broken after so many letters.
+    """
     above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.02), "borderaxespad": 0.0}
     return ax.legend(
         [mark for mark, _ in entries],
-        [fill(words, _LINE) for _, words in entries],
+        [fill(words, letters) for _, words in entries],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
         **{"frameon": False, "fontsize": "small", "handlelength": 2.6, **above, **where},
     )

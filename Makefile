@@ -1,0 +1,38 @@
+# Every target works on a machine with Python 3.11 or newer, make and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint docs-test bench clean
+
+# Installed anew whenever what to install has changed.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/old_faithful.py --out demo-output
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m 'not slow' tests
+	$(MAKE) --no-print-directory docs-test
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m slow tests
+
+docs-test: $(VENV)/installed
+	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' src README.md docs
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/em_speed.py
+
+clean:
+	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name '*.egg-info' -o -name __pycache__ | xargs rm -rf
