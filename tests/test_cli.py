@@ -77,7 +77,7 @@ def model(tmp_path):
         [0.25, 0.75],
         [[2.0, 55.0], [4.0, 80.0]],
         [[[0.1, 0.5], [0.5, 30.0]], [[0.2, 0.9], [0.9, 36.0]]],
-        feature_names=["eruptions_minutes", "waiting_minutes"],
+        feature_names=["eruption_minutes", "waiting_minutes"],
     )
     return mogul.save(mixture, tmp_path / "model.safetensors")
 
@@ -96,10 +96,10 @@ def test_fit_of_one_model_reports_and_saves_it(succeed, geyser, tmp_path):
     assert "272 rows, 2 columns" in out
     bic = float(re.search(r"BIC +(\S+)", out).group(1))
     assert bic == pytest.approx(2322.2, abs=0.1)  # as mclust and scikit-learn find
-    assert "eruptions_minutes" in out
+    assert "eruption_minutes" in out
     assert f"Saved to {tmp_path / 'm.safetensors'}" in out
     saved = mogul.load(tmp_path / "m.safetensors")
-    assert saved.mixture_.feature_names == ("eruptions_minutes", "waiting_minutes")
+    assert saved.mixture_.feature_names == ("eruption_minutes", "waiting_minutes")
     data = mogul.datasets.old_faithful().values
     expected = mogul.GaussianMixture(2, random_state=0).fit(data)
     assert np.array_equal(saved.means_, expected.means_)
@@ -124,7 +124,7 @@ def test_fit_passes_on_what_it_is_given(succeed, geyser, tmp_path, monkeypatch):
         return fit(self, X, y, sample_weight)
 
     monkeypatch.setattr(mogul.GaussianMixture, "fit", spy)
-    options = "--columns waiting_minutes --weight-column eruptions_minutes -k 2 -c diag --seed 7"
+    options = "--columns waiting_minutes --weight-column eruption_minutes -k 2 -c diag --seed 7"
     limits = "--n-init 3 --tol 0.01 --max-iter 50 --reg-covar 0.001 --acceleration none"
     out = succeed("fit", geyser, *options.split(), *limits.split())
     assert "1 columns, weighted" in out
@@ -192,7 +192,7 @@ def test_what_fit_leaves_out_or_doubts_is_one_line_each(run, tmp_path):
 
 def test_show_prints_the_parameters(succeed, model):
     out = succeed("show", model)
-    for word in ("full", "eruptions_minutes", "0.750000", "80.0000", "0.900000"):
+    for word in ("full", "eruption_minutes", "0.750000", "80.0000", "0.900000"):
         assert word in out
     assert not any(ord(c) > 127 or c == "\x1b" for c in out)  # plain when piped
 
@@ -203,7 +203,7 @@ def test_show_json_holds_every_digit(succeed, model):
     for name in ("weights", "means", "covariances"):
         assert np.array_equal(told[name], parts[name])
     assert told["covariance_type"] == "full"
-    assert told["feature_names"] == ["eruptions_minutes", "waiting_minutes"]
+    assert told["feature_names"] == ["eruption_minutes", "waiting_minutes"]
 
 
 def test_show_tells_how_a_fit_ended_and_takes_a_folder(succeed, geyser, tmp_path):
@@ -253,8 +253,8 @@ def test_summary_is_one_number(succeed, geyser, model):
 
 
 def test_columns_are_found_by_name_in_any_order(succeed, model, tmp_path):
-    write_table(tmp_path / "a.csv", {"eruptions_minutes": np.ones(1), "waiting_minutes": [60.0]})
-    words = {"note": ["x"], "waiting_minutes": [60.0], "other": [9.0], "eruptions_minutes": [1.0]}
+    write_table(tmp_path / "a.csv", {"eruption_minutes": np.ones(1), "waiting_minutes": [60.0]})
+    words = {"note": ["x"], "waiting_minutes": [60.0], "other": [9.0], "eruption_minutes": [1.0]}
     write_table(tmp_path / "b.csv", words)
     write_table(tmp_path / "c.csv", {"w": [60.0], "e": [1.0]})
     one, other = (succeed("score", model, tmp_path / f"{name}.csv") for name in "ab")
@@ -277,7 +277,7 @@ def test_sample_draws_named_columns_that_repeat_with_the_seed(succeed, model, tm
     one, other, third = ((tmp_path / name).read_bytes() for name in ("a.csv", "b.csv", "c.csv"))
     assert one == other != third
     table = read_table(tmp_path / "a.csv")
-    assert table.names == ("eruptions_minutes", "waiting_minutes")
+    assert table.names == ("eruption_minutes", "waiting_minutes")
     assert np.allclose(table.values.mean(0), [3.5, 73.75], atol=[0.1, 1.2])
 
 
@@ -408,7 +408,7 @@ def test_commands_refuse_what_does_not_fit_the_model(refuse, model, nameless, ge
     other = data_file(tmp_path, "other.csv", "a,waiting_minutes\n1,2\n")
     out = ["--out", tmp_path / "out.csv"]
     picture = ["--out", tmp_path / "p.png"]
-    assert "no column 'eruptions_minutes'" in refuse("score", model, other, *out)
+    assert "no column 'eruption_minutes'" in refuse("score", model, other, *out)
     assert "3 features" in refuse("score", nameless, other, *out)
     assert "no ending" in refuse("score", model, geyser, "--out", tmp_path / "s.xls")
     assert "no folder" in refuse("score", model, geyser, "--out", tmp_path / "no" / "s.csv")
@@ -512,7 +512,7 @@ print(sorted(heavy & new))
 def test_as_a_program_with_a_reader_that_leaves(model):
     command = [sys.executable, "-m", "mogul", "sample", str(model), "-n", "200000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.stdout.readline() == b"eruptions_minutes,waiting_minutes\n"
+        assert child.stdout.readline() == b"eruption_minutes,waiting_minutes\n"
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode != 0
@@ -535,4 +535,4 @@ def test_tables_are_drawn_on_a_terminal(model, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["show", str(model)]) == 0
     assert "│" in screen.getvalue()
-    assert "eruptions_minutes" in screen.getvalue()
+    assert "eruption_minutes" in screen.getvalue()

@@ -9,7 +9,7 @@ def test_old_faithful_is_what_was_published():
     data = datasets.old_faithful()
     assert data.values.shape == (272, 2)
     assert data.values.dtype == np.float64
-    assert data.feature_names == ("eruptions_minutes", "waiting_minutes")
+    assert data.feature_names == ("eruption_minutes", "waiting_minutes")
     assert data.units == ("min", "min")
     # Means and standard deviations as R prints them for its "faithful".
     assert np.allclose(data.values.mean(0), [3.487783, 70.897059], atol=1e-6)

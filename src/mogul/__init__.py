@@ -1,7 +1,8 @@
 """mogul: Mixtures Of Gaussians, one Unified Library.
 
-Public names are loaded when they are first touched, so that ``import mogul`` is quick and brings
-in neither matplotlib nor typer nor pyarrow nor scikit-learn.
+Public names are loaded when they are first touched, so that ``import mogul`` and ``mogul --help``
+are quick: neither torch nor scikit-learn, matplotlib, typer or pyarrow is imported before one of
+their users is.
 """
 
 from __future__ import annotations
@@ -9,29 +10,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mogul.mixture import Mixture
-
 if TYPE_CHECKING:
-    from mogul import datasets, errors, plot
+    from mogul import data, datasets, errors, plot
     from mogul.estimators import GaussianMixture, SelectionResult, select
     from mogul.io import load, save
+    from mogul.mixture import Mixture
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "GaussianMixture": "mogul.estimators",
+    "Mixture": "mogul.mixture",
     "SelectionResult": "mogul.estimators",
     "select": "mogul.estimators",
     "load": "mogul.io",
     "save": "mogul.io",
 }
-_MODULES = ("datasets", "errors", "plot")
+_MODULES = ("data", "datasets", "errors", "plot")
 
 __all__ = [
     "GaussianMixture",
     "Mixture",
     "SelectionResult",
     "__version__",
+    "data",
     "datasets",
     "errors",
     "load",

@@ -131,8 +131,6 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def _encode(model: Any) -> bytes:
     """The content of the file."""
-    from mogul import __version__  # known only once the package is imported
-
     name = _kind_name(model)
     model_header, tensors = model.to_state()
     # A copy each: safetensors refuses tensors that share memory.
@@ -140,7 +138,7 @@ def _encode(model: Any) -> bytes:
     header = {
         "format": _FORMAT,
         "format_version": FORMAT_VERSION,
-        "mogul_version": __version__,
+        "mogul_version": import_module("mogul").__version__,
         "kind": name,
         "model": _without_floats(model_header),
     }

@@ -161,7 +161,8 @@ class Mixture(Distribution):
         _check_weights(w, m.shape[-2])
         if not bool(torch.isfinite(m).all()):
             raise InputError("means must be finite; they hold NaN or infinity.")
-        return cls(w.log(), m, kind.from_covariances(c, *m.shape[-2:]), feature_names)
+        # A copy of the means, so that a change of the caller's array does not change the mixture.
+        return cls(w.log(), m.clone(), kind.from_covariances(c, *m.shape[-2:]), feature_names)
 
     # --- shape and storage --------------------------------------------------------------------
 
@@ -683,7 +684,8 @@ def _as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        return torch.as_tensor(np.asarray(value))
+        # torch refuses negative strides and warns of read-only memory: both are copied.
+        return torch.from_numpy(np.require(value, requirements=["C", "W", "ENSUREARRAY"]))
     except (TypeError, ValueError) as error:
         raise InputError(f"An array of numbers is needed; got {value!r:.100}.") from error
 

@@ -61,7 +61,7 @@ def old_faithful() -> Dataset:
     >>> from mogul.datasets import old_faithful
     >>> data = old_faithful()
     >>> data.feature_names, data.values.shape
-    (('eruptions_minutes', 'waiting_minutes'), (272, 2))
+    (('eruption_minutes', 'waiting_minutes'), (272, 2))
     >>> data.values[0]
     array([ 3.6, 79. ])
     """
@@ -69,7 +69,7 @@ def old_faithful() -> Dataset:
     rows = list(csv.reader(text.splitlines()))
     return Dataset(
         values=np.array(rows[1:], dtype=np.float64),
-        feature_names=("eruptions_minutes", "waiting_minutes"),
+        feature_names=("eruption_minutes", "waiting_minutes"),
         units=("min", "min"),
         description="Durations of eruptions of the Old Faithful geyser, and waits until the next.",
         source=(

@@ -12,6 +12,8 @@ from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
 from mogul.data.rows import Rows
+from mogul.data.tables import Table
+from mogul.datasets import Dataset
 from mogul.errors import InputError
 
 __all__ = ["as_rows", "check_sample_weight", "check_shape", "named_dtype", "validated"]
@@ -21,25 +23,37 @@ _FLOATS = [np.float64, np.float32]
 
 def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> np.ndarray:
     """X as a finite two-dimensional float array; feature names are kept or compared."""
-    names = getattr(X, "names", None) if hasattr(X, "__array__") else None
-    named = names is not None and not hasattr(X, "dtypes") and not hasattr(X, "dtype")
-    if named:  # a table read from a file: scikit-learn does not know its names
-        X = np.asarray(X)
+    names = _names_of_table(X)
+    options = {"dtype": _FLOATS, "ensure_min_samples": min_samples, "ensure_all_finite": False}
     try:
-        checked = validate_data(
-            estimator,
-            X,
-            dtype=_FLOATS,
-            reset=reset,
-            ensure_min_samples=min_samples,
-            ensure_all_finite=False,
-        )
+        if names is None:
+            checked = validate_data(estimator, X, reset=reset, **options)
+        elif reset:
+            checked = validate_data(estimator, np.asarray(X), reset=True, **options)
+            estimator.feature_names_in_ = np.asarray(names, dtype=object)
+        else:
+            _check_names(estimator, names)
+            checked = check_array(np.asarray(X), estimator=estimator, **options)
     except ValueError as error:
         raise InputError(_one_sentence(str(error))) from None
-    if named and reset:
-        estimator.feature_names_in_ = np.asarray(names, dtype=object)
     _check_finite(checked, getattr(estimator, "feature_names_in_", None))
     return checked
+
+
+def _names_of_table(X: Any) -> list[str] | None:
+    """The column names of mogul's own tables, which scikit-learn does not know as data frames."""
+    if isinstance(X, (Table, Dataset)):
+        return list(X.names)
+    return None
+
+
+def _check_names(estimator: Any, names: list[str]) -> None:
+    known = list(getattr(estimator, "feature_names_in_", names))
+    if known != names or len(names) != estimator.n_features_in_:
+        raise InputError(
+            f"The table has columns {', '.join(names)}; the model was fitted to "
+            f"{', '.join(map(str, known))}, {estimator.n_features_in_} in all, in that order."
+        )
 
 
 def _one_sentence(message: str) -> str:

@@ -142,7 +142,7 @@ def select(
     if criterion not in CRITERIA:
         known = ", ".join(map(repr, CRITERIA))
         raise UnknownNameError(f"The criterion {criterion!r} is unknown; choose one of {known}.")
-    holder = _NameHolder()
+    holder = Selection()
     array = validated(holder, X, reset=True, min_samples=2)
     names = getattr(holder, "feature_names_in_", None)
     rows = as_rows(array, check_sample_weight(sample_weight, len(array)), torch.device("cpu"))
@@ -174,8 +174,8 @@ def select(
     return SelectionResult(_estimator(table[0], rows, array.dtype, names), table, criterion)
 
 
-class _NameHolder(BaseEstimator):
-    """Carries the feature names from validation."""
+class Selection(BaseEstimator):
+    """Carries the feature names from validation; scikit-learn's messages name it."""
 
 
 def _nan_last(value: float) -> float:
