@@ -71,7 +71,7 @@ class Mixture(Distribution):
     ...     covariance_type="diag",
     ... )
     >>> mixture.mean
-    tensor([3.], dtype=torch.float64)
+    tensor([3.0000], dtype=torch.float64)
     >>> round(float(mixture.cdf(torch.tensor([4.0], dtype=torch.float64))), 4)
     0.625
     """
@@ -150,7 +150,7 @@ class Mixture(Distribution):
         --------
         >>> from mogul import Mixture
         >>> Mixture.from_parameters([1.0], [[0.0, 0.0]], [[2.0, 3.0]], "diag").variance
-        tensor([2., 3.], dtype=torch.float64)
+        tensor([2.0000, 3.0000], dtype=torch.float64)
         """
         kind = structure(covariance_type)
         w, m, c = _as_common_tensors(weights, means, covariances)

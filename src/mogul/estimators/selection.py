@@ -59,7 +59,7 @@ class SelectionResult:
         lines.append(f"Lower is better; * best ({self._name(self.table[0])}).")
         excluded = [c for c in self.table if c.excluded]
         lines += [f"x excluded: {self._name(c)}: {c.excluded}." for c in excluded]
-        return "\n".join(lines)
+        return "\n".join(line.rstrip() for line in lines)
 
     def _in_order(self) -> list[Candidate]:
         order = list(STRUCTURES)
