@@ -59,6 +59,9 @@ class SelectionResult:
         lines.append(f"Lower is better; * best ({self._name(self.table[0])}).")
         excluded = [c for c in self.table if c.excluded]
         lines += [f"x excluded: {self._name(c)}: {c.excluded}." for c in excluded]
+        passed = [f"{self._name(c)} ({c.passed_over})" for c in self._in_order() if c.passed_over]
+        if passed:
+            lines.append(f"Likelier ends passed over for a spike: {'; '.join(passed)}.")
         return "\n".join(line.rstrip() for line in lines)
 
     def _in_order(self) -> list[Candidate]:

@@ -42,6 +42,8 @@ class Candidate:
     converged : bool
     excluded : str or None
         Why this candidate is out of the ranking, None when it is in it.
+    passed_over : int
+        How many likelier ends were passed over because they had a spike.
     fit : Fit or None
     """
 
@@ -52,6 +54,7 @@ class Candidate:
     n_parameters: int
     converged: bool
     excluded: str | None
+    passed_over: int
     fit: Fit | None
 
 
@@ -119,7 +122,7 @@ class _Field:
         ends = fit_em(self.sample, mended[usable.nonzero().flatten()], self.settings)
         if self.sample is self.rows:
             return ends
-        return fit_em(self.rows, stack([ends.mixture[judge.preferred(ends)]]), self.settings)
+        return fit_em(self.rows, stack([ends.mixture[judge.preferred(ends)[0]]]), self.settings)
 
 
 @dataclass(frozen=True)
@@ -136,19 +139,24 @@ class _Judge:
         spikes = find_spikes(mixture, self.rounding, self.floor)
         return spikes[0].describe(self.names) if spikes else None
 
-    def preferred(self, ends: EMResult) -> int:
-        """The likeliest end without a spike; the likeliest of all when every end has one."""
+    def preferred(self, ends: EMResult) -> tuple[int, int]:
+        """The likeliest end without a spike, and how many likelier ones have one.
+
+        The likeliest of all when every end has a spike.
+        """
         order = ends.log_likelihood.argsort(descending=True).tolist()
-        whole = [i for i in order if not ends.traces[i].failed]
-        return next((i for i in whole if self.spike(ends.mixture[i]) is None), order[0])
+        for passed_over, i in enumerate(order):
+            if not ends.traces[i].failed and self.spike(ends.mixture[i]) is None:
+                return i, passed_over
+        return order[0], 0
 
     def candidate(self, covariance_type: str, k: int, ends: EMResult | None) -> Candidate:
         n_parameters = k - 1 + k * self.rows.n_features
         n_parameters += structure(covariance_type).n_free(k, self.rows.n_features)
-        best = None if ends is None else self.preferred(ends)
-        if ends is None or best is None or ends.traces[best].failed:
-            nan = float("nan")
-            return Candidate(covariance_type, k, nan, nan, n_parameters, False, "collapsed", None)
+        best, passed_over = (0, 0) if ends is None else self.preferred(ends)
+        if ends is None or ends.traces[best].failed:
+            nan, why = float("nan"), "every start collapsed"
+            return Candidate(covariance_type, k, nan, nan, n_parameters, False, why, 0, None)
         mixture, trace = ends.mixture[best], ends.traces[best]
         value = information_criterion(self.criterion, self.rows, mixture)
         likelihood = float(ends.log_likelihood[best])
@@ -161,5 +169,6 @@ class _Judge:
             n_parameters,
             trace.converged,
             self.spike(mixture),
+            passed_over,
             fit,
         )
