@@ -1,13 +1,23 @@
-"""One thread for small work: two cost more than they save, many times more on a busy machine."""
+"""How work is spread over cores: small work not at all, large work by rows.
+
+Torch spreads each operation over all cores and waits for the slowest before the next. That loses
+most of its gain on small operations, and on a machine whose cores other programs share it loses
+time many times over. Here each thread works through its own rows, one core each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-__all__ = ["one_thread_if_small"]
+__all__ = ["in_threads", "one_thread_if_small", "shares"]
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _SMALL = 1 << 20
 """Multiplications of a pass below which one thread is as fast as two: about a millisecond."""
@@ -23,9 +33,33 @@ def one_thread_if_small(work: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     if work > _SMALL or threads == 1:
         yield
-        return
+    else:
+        with _one_thread(threads):
+            yield
+
+
+@contextmanager
+def _one_thread(threads: int) -> Iterator[None]:
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def shares(n_rows: int, tile_rows: int) -> list[slice]:
+    """Rows cut into one stretch for each thread, or one in all when they fill few tiles.
+
+    The cut depends on the number of threads only, so that sums are the same in every run.
+    """
+    n_shares = max(1, min(torch.get_num_threads(), n_rows // (2 * tile_rows)))
+    step = -(-n_rows // n_shares) if n_rows else 0
+    return [slice(i * step, min((i + 1) * step, n_rows)) for i in range(n_shares)]
+
+
+def in_threads(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+    """``function`` of each item, each in a thread of its own that runs torch on one core."""
+    if len(items) == 1:
+        return [function(items[0])]
+    with _one_thread(torch.get_num_threads()), ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(function, items))

@@ -7,17 +7,23 @@ are taken in tiles, so that memory beyond the data does not grow with their numb
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
+from functools import reduce
+from operator import add
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from mogul._threads import one_thread_if_small
+from mogul._threads import in_threads, one_thread_if_small, shares
 from mogul.kernels.expanded import ExpandedKernel
 from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
 __all__ = ["KERNELS", "e_step", "log_prob", "predict", "responsibilities"]
+
+Answer = TypeVar("Answer")
 
 KERNELS = {"reference": ReferenceKernel, "expanded": ExpandedKernel}
 
@@ -52,16 +58,29 @@ def e_step(
     (2.0, 4.0, 10.0)
     """
     engine = _choose(rows, mixture, kernel)
+
+    def collect(span: slice) -> Stats:
+        return _collect_span(copy(engine), rows, sample_weight, span)
+
+    total = reduce(add, _over_spans(collect, rows, engine))
+    return engine.mixture.covariance.recentre(total, engine.mixture.means.double())
+
+
+def _collect_span(
+    engine: ReferenceKernel | ExpandedKernel,
+    rows: Tensor,
+    sample_weight: Tensor | None,
+    span: slice,
+) -> Stats:
+    """The statistics of a stretch of rows, tile by tile."""
     total: Stats | None = None
-    for part in _tiles(rows.shape[-2], engine.tile_rows):
+    for part in _tiles(span, engine.tile_rows):
         weight = None if sample_weight is None else sample_weight[..., part]
         stats = engine.collect(rows[..., part, :], weight)
-        if total is not None and stats.origin is not total.origin:  # a tile fell back
-            stats = engine.mixture.covariance.recentre(stats, total.origin)
+        if stats.origin is not engine.origin:  # a tile fell back to the reference
+            stats = engine.mixture.covariance.recentre(stats, engine.origin)
         total = stats if total is None else total + stats
-    if total is None:
-        total = engine.collect(rows, sample_weight)
-    return engine.mixture.covariance.recentre(total, engine.mixture.means.double())
+    return engine.collect(rows[..., :0, :], None) if total is None else total
 
 
 def log_prob(rows: Tensor, mixture: Mixture) -> Tensor:
@@ -82,9 +101,28 @@ def responsibilities(rows: Tensor, mixture: Mixture) -> Tensor:
 def _map_rows(rows: Tensor, mixture: Mixture, answer: Callable[[Tensor], Tensor]) -> Tensor:
     with one_thread_if_small(rows.shape[0] * mixture.means.numel() * mixture.n_features):
         engine = _choose(rows, mixture, "auto")
-        tiles = _tiles(rows.shape[0], engine.tile_rows)
-        parts = [answer(engine.terms(rows[part])) for part in tiles]
-        return torch.cat(parts) if parts else answer(engine.terms(rows))
+
+        def answers(span: slice) -> Tensor:
+            own = copy(engine)
+            tiles = _tiles(span, own.tile_rows) if span.stop > span.start else [span]
+            return torch.cat([answer(own.terms(rows[part])) for part in tiles])
+
+        return torch.cat(_over_spans(answers, rows, engine))
+
+
+def _over_spans(
+    function: Callable[[slice], Answer], rows: Tensor, engine: ReferenceKernel | ExpandedKernel
+) -> list[Answer]:
+    """``function`` of stretches of rows, in threads on a CPU where no gradients are asked for."""
+    n_rows = rows.shape[-2]
+    if rows.device.type != "cpu" or _tracks_gradients(rows, engine.mixture):
+        return [function(slice(0, n_rows))]
+
+    def without_gradients(span: slice) -> Answer:
+        with torch.no_grad():  # a new thread does not inherit the caller's choice
+            return function(span)
+
+    return in_threads(without_gradients, shares(n_rows, engine.tile_rows))
 
 
 def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> ReferenceKernel | ExpandedKernel:
@@ -109,6 +147,6 @@ def _tracks_gradients(rows: Tensor, mixture: Mixture) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _tiles(n_rows: int, tile_rows: int) -> Iterator[slice]:
-    for start in range(0, n_rows, tile_rows):
-        yield slice(start, min(start + tile_rows, n_rows))
+def _tiles(span: slice, tile_rows: int) -> Iterator[slice]:
+    for start in range(span.start, span.stop, tile_rows):
+        yield slice(start, min(start + tile_rows, span.stop))

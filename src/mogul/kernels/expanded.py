@@ -13,9 +13,9 @@ from mogul.stats import Stats
 
 __all__ = ["ExpandedKernel"]
 
-_TILE_BYTES = 1 << 23
-"""What the features and log-densities of one tile take: measured best between 4 and 16 MB, where a
-matrix product is long enough to use two cores and the tile stays in the last cache."""
+_TILE_BYTES = 1 << 22
+"""What the features and log-densities of one tile take: measured best between 2 and 8 MB, where a
+matrix product is long enough and the tiles of all threads stay in the last cache."""
 _FEWEST_TILE_ROWS = 256
 """Products over fewer rows are slower than whitening (measured at D = 128, full covariances)."""
 _MOST_TILE_ROWS = 16384
@@ -62,6 +62,12 @@ class ExpandedKernel:
             )  # (*batch, K, F + D + 1)
         self._buffer: Tensor | None = None
 
+    def __copy__(self) -> ExpandedKernel:
+        """The same constants and a buffer of its own, for another thread."""
+        twin = object.__new__(ExpandedKernel)
+        twin.__dict__ = {**self.__dict__, "_buffer": None}
+        return twin
+
     @property
     def tile_rows(self) -> int:
         return max(_FEWEST_TILE_ROWS, min(_MOST_TILE_ROWS, self._tile_rows()))
@@ -92,9 +98,9 @@ class ExpandedKernel:
             shares.div_(total)
         else:
             weight = sample_weight.to(log_prob)
-            row_weight = weight.sum().expand(self.mixture.batch_shape)
-            log_likelihood = log_prob @ weight
-            shares.mul_(weight / total)
+            row_weight = weight.sum(-1).expand(self.mixture.batch_shape)
+            log_likelihood = (log_prob * weight).sum(-1)
+            shares.mul_(weight.unsqueeze(-2) / total)
         features, x = loaded
         n_features = self.mixture.n_features
         first = shares @ x.T  # (*batch, K, D + 1): the last row of x is one
@@ -110,6 +116,8 @@ class ExpandedKernel:
     def _load(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         """Features (F, S) and centred columns (D + 1, S), or None where they would cancel."""
         n_features, n_rows = self.mixture.n_features, rows.shape[0]
+        if n_rows == 0:
+            return None
         n_products = self.quadratic.shape[-1] if self._shared else 0
         buffer = self._space(n_products + n_features + 1, n_rows)
         x = buffer[n_products:]
