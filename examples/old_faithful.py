@@ -23,15 +23,12 @@ def describe(model: mogul.GaussianMixture, names: tuple[str, ...]) -> str:
         means = "".join(f"{value:>18.2f}" for value in model.means_[k])
         lines.append(f"{k:>10}{model.weights_[k]:>9.3f}{means}")
     shared = model.covariance_type == "tied"
-    lines.append(
-        "covariance, shared by all components (min²):" if shared else "covariances (min²):"
-    )
+    lines.append("covariance, shared by all components (min²)" if shared else "covariances (min²)")
     matrices = mixture.covariance.dense().numpy()
     for k, matrix in enumerate(matrices[:1] if shared else matrices):
-        for row in matrix:
-            lines.append(
-                ("" if shared else f"{k:>4}") + "".join(f"{value:>12.4f}" for value in row)
-            )
+        for name, row in zip(short, matrix, strict=True):
+            which = name if shared else f"{k} {name}"
+            lines.append(f"{which:>19}" + "".join(f"{value:>18.4f}" for value in row))
     return "\n".join(lines)
 
 
