@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mogul._linalg import factor_of_rows
+
 __all__ = ["KLDivergence", "entropy_bounds", "gaussian_kl", "normal_quasi_sample", "variational_kl"]
 
 _BOUND_STEPS = 100
@@ -93,9 +95,9 @@ def entropy_bounds(log_weights: Tensor, means: Tensor, factors: Tensor) -> tuple
         cross = torch.logsumexp(log_weights.unsqueeze(-2) - distance, -1)
         return (weights * (own - cross)).sum(-1)
 
-    covariances = factors @ factors.transpose(-1, -2)
-    middle = 0.5 * (covariances.unsqueeze(-4) + covariances.unsqueeze(-3))
-    middle = torch.linalg.cholesky(middle)
+    # The factor of (Σ_i + Σ_j) / 2, without forming it: a product would square the condition.
+    pairs = torch.broadcast_tensors(factors.unsqueeze(-4), factors.unsqueeze(-3))
+    middle = factor_of_rows(torch.cat(pairs, -1) * math.sqrt(0.5))
     gap = (means.unsqueeze(-3) - means.unsqueeze(-2)).unsqueeze(-1)
     form = torch.linalg.solve_triangular(middle, gap, upper=False).square().sum((-1, -2))
     half_log_middle = torch.diagonal(middle, dim1=-2, dim2=-1).log().sum(-1)

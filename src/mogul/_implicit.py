@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,8 @@ def rosenblatt(log_weights: Tensor, whitened: Tensor, log_diagonal: Tensor) -> T
     # Not cumsum − own term: where the own term is large, that difference loses the earlier digits.
     before = F.pad(log_terms[..., :-1].cumsum(-1), (1, 0))
     shares = torch.softmax(log_weights.unsqueeze(-1) + before, -3)
-    return (shares * torch.special.ndtr(whitened)).sum(-3)
+    uniform = 0.5 * torch.special.erfc(whitened * -math.sqrt(0.5))  # ndtr has no lower tail
+    return (shares * uniform).sum(-3)
 
 
 def attach_gradient(sample: Tensor, transform) -> Tensor:

@@ -368,7 +368,8 @@ class Mixture(Distribution):
         sample_shape, batch_shape = shape[: len(shape) - n_batch], shape[len(shape) - n_batch :]
         if batch_shape != self.batch_shape:  # an axis of length one meets a longer one of x
             return self.expand(batch_shape)._by_row(x, answer)
-        rows = x.expand(*shape, self.n_features).reshape(-1, *self.batch_shape, self.n_features)
+        rows = x.expand(*shape, self.n_features)
+        rows = rows.reshape(sample_shape.numel(), *batch_shape, self.n_features)
         rows = rows.movedim(0, -2)  # (*batch, S, D)
         per_row = self.batch_shape.numel() * self.n_components * self.n_features
         tile = max(1, _TILE_ELEMENTS // max(1, per_row))
@@ -418,11 +419,12 @@ class Mixture(Distribution):
         distribution functions (Figurnov, Mohamed and Mnih 2018). It costs D backward passes.
         """
         drawn = self.sample(sample_shape, generator=generator)
+        n_rows = torch.Size(sample_shape).numel()
         if not self._tracks_gradients():
             return drawn
 
         def transform(x: Tensor) -> Tensor:
-            rows = x.reshape(-1, *self.batch_shape, self.n_features).movedim(0, -2)
+            rows = x.reshape(n_rows, *self.batch_shape, self.n_features).movedim(0, -2)
             gap = rows.unsqueeze(-3) - self.means.unsqueeze(-2)
             uniform = rosenblatt(
                 self.log_weights.unsqueeze(-1),
@@ -517,7 +519,8 @@ class Mixture(Distribution):
         n_batch = len(self.batch_shape)
         batch, rows = shape[len(shape) - n_batch :], shape[: len(shape) - n_batch]
         whole = self.expand(batch)
-        x = values.expand(*shape, len(given)).reshape(-1, *batch, len(given)).movedim(0, -2)
+        x = values.expand(*shape, len(given)).reshape(rows.numel(), *batch, len(given))
+        x = x.movedim(0, -2)  # (*batch, S, G)
         gap = x.unsqueeze(-3) - whole.means[..., given].unsqueeze(-2)  # (*batch, K, S, G)
         shift, covariance = whole.covariance.condition(given, rest, gap)
         means = (whole.means[..., rest].unsqueeze(-2) + shift).movedim(-2, 0)  # (S, *batch, K, H)
@@ -687,7 +690,10 @@ def _as_tensor(value: Any) -> Tensor:
         # torch refuses negative strides and warns of read-only memory: both are copied.
         return torch.from_numpy(np.require(value, requirements=["C", "W", "ENSUREARRAY"]))
     except (TypeError, ValueError) as error:
-        raise InputError(f"An array of numbers is needed; got {value!r:.100}.") from error
+        raise InputError(
+            f"An array of numbers is needed; this {type(value).__name__} holds something else, or "
+            "rows of unequal length."
+        ) from error
 
 
 def _as_position(feature: Any) -> int:

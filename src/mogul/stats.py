@@ -64,7 +64,7 @@ class Stats:
 
     def zero(self) -> Stats:
         """The neutral element with this one's shapes and origin."""
-        return self * 0.0
+        return replace(self, **{name: torch.zeros_like(getattr(self, name)) for name in _SUMS})
 
     def mean_log_likelihood(self) -> Tensor:
         """Log-likelihood per unit of row weight, in nats; shape (*batch)."""

@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from mogul import GaussianMixture
 
 # scikit-learn's checks and tests fit degenerate and tiny data on purpose, and some warn of it.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 NOT_PUBLIC = {
     "test_check_weights": "asks for a message whose largest and smallest values are swapped",
@@ -42,7 +42,7 @@ def global_dtype(request):
     return request.param
 
 
-@pytest.fixture()
+@pytest.fixture
 def global_random_seed():
     return 42
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from laws.cases import CASES, draw_one, random_matrices, tensor
@@ -11,7 +11,6 @@ from mogul.covariances import STRUCTURES, Covariance, structure
 from mogul.errors import InputError, UnknownNameError
 
 structures = pytest.mark.parametrize("name", CASES)
-some = settings(max_examples=12)
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 5))  # components, features
 TIGHT = {"rtol": 1e-11, "atol": 1e-12}
@@ -42,7 +41,6 @@ def test_an_unknown_structure_is_refused_by_name(name):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_arrays(name, seed, size):
     k, d = size
@@ -83,7 +81,6 @@ def test_precision_factors_are_those_of_scikit_learn(name):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_ways_to_build_the_same(name, seed, size):
     covariance, dense = pair(name, seed, *size)
@@ -97,7 +94,6 @@ def test_ways_to_build_the_same(name, seed, size):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_whiten_and_colour(name, seed, size):
     k, d = size
@@ -157,7 +153,6 @@ def test_batch_axes_are_independent(name):
 
 
 @structures
-@some
 @given(seeds, sizes, st.data())
 def test_select_expand_and_to(name, seed, size, data):
     k, d = size
@@ -173,7 +168,6 @@ def test_select_expand_and_to(name, seed, size, data):
 
 
 @structures
-@some
 @given(seeds, sizes, st.randoms(use_true_random=False))
 def test_marginal_and_condition(name, seed, size, random):
     k, d = size[0], size[1] + 1
@@ -192,14 +186,11 @@ def test_marginal_and_condition(name, seed, size, random):
     s_gg = dense[:, given_][:, :, given_]
     gain = dense[:, rest][:, :, given_] @ np.linalg.inv(s_gg)
     schur = dense[:, rest][:, :, rest] - gain @ dense[:, given_][:, :, rest]
-    np.testing.assert_allclose(
-        shift, gap.numpy() @ gain.transpose(0, 2, 1), rtol=1e-9, atol=1e-10
-    )
+    np.testing.assert_allclose(shift, gap.numpy() @ gain.transpose(0, 2, 1), rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(left.dense(), schur, rtol=1e-9, atol=1e-10)
 
 
 @structures
-@some
 @given(seeds, sizes, st.floats(-3, 3))
 def test_scaled(name, seed, size, amount):
     covariance, dense = pair(name, seed, *size)
@@ -212,7 +203,6 @@ def test_scaled(name, seed, size, amount):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_encode_and_decode_are_inverse(name, seed, size):
     k, d = size
@@ -231,7 +221,6 @@ def test_encode_and_decode_are_inverse(name, seed, size):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_any_real_vector_decodes_to_covariances(name, seed, size):
     k, d = size
@@ -264,7 +253,6 @@ def test_the_chart_does_not_depend_on_units(name):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_moment_is_the_structures_part_of_the_dense_sum(name, seed, size):
     k, d = size
@@ -275,7 +263,6 @@ def test_moment_is_the_structures_part_of_the_dense_sum(name, seed, size):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_from_moment_is_the_weighted_sample_covariance(name, seed, size):
     """Against numpy.cov with weights, pooled as the structure pools."""
@@ -332,7 +319,6 @@ def test_from_moment_reports_what_is_not_positive_definite(name, spoil):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_expanded_form(name, seed, size):
     k, d = size
@@ -356,7 +342,6 @@ def test_expanded_form(name, seed, size):
 
 
 @structures
-@some
 @given(seeds, sizes)
 def test_raw_second_moments(name, seed, size):
     k, d = size
@@ -392,7 +377,7 @@ def test_bad_covariances_and_precisions_are_refused(name):
     kind = STRUCTURES[name]
     for what, values in spoiled(name).items():
         for build in (kind.from_covariances, kind.from_precisions):
-            with pytest.raises(InputError, match=name):
+            with pytest.raises(InputError, match=name):  # noqa: PT012
                 build(tensor(values), 2, 2)
                 pytest.fail(what)
     shape = kind.factor_shape(2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from mogul.data.tables import Table
 from mogul.datasets import Dataset
 from mogul.errors import InputError
 
-__all__ = ["as_rows", "check_sample_weight", "check_shape", "named_dtype", "validated"]
+__all__ = [
+    "as_rows",
+    "check_sample_weight",
+    "check_shape",
+    "named_device",
+    "named_dtype",
+    "validated",
+]
 
 _FLOATS = [np.float64, np.float32]
 
@@ -62,11 +70,12 @@ def _one_sentence(message: str) -> str:
 
 
 def _check_finite(X: np.ndarray, names: np.ndarray | None) -> None:
-    if np.isfinite(X.sum(dtype=np.float64)):
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum(dtype=np.float64)):
+            return
     bad = ~np.isfinite(X)
     if not bad.any():
-        return
+        raise InputError("Input X holds numbers too large to be added up; scale the data.")
     row, column = np.argwhere(bad)[0]
     what = "NaN" if np.isnan(X[row, column]) else "infinity"
     where = f"column {column}" if names is None else f"column {names[column]!r}"
@@ -80,14 +89,10 @@ def check_sample_weight(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     """Row weights as float64, or None."""
     if sample_weight is None:
         return None
-    if isinstance(sample_weight, (int, float, np.number)):
-        return np.full(n_rows, float(sample_weight))
-    weight = check_array(
-        sample_weight,
-        dtype=np.float64,
-        ensure_2d=False,
-        ensure_all_finite=False,
-        input_name="sample_weight",
+    if isinstance(sample_weight, Real):
+        sample_weight = np.full(n_rows, float(sample_weight))
+    weight = _checked_array(
+        sample_weight, "sample_weight", dtype=np.float64, ensure_all_finite=False
     )
     if weight.shape != (n_rows,):
         raise InputError(
@@ -106,7 +111,13 @@ def check_sample_weight(sample_weight: Any, n_rows: int) -> np.ndarray | None:
 
 
 def as_rows(X: np.ndarray, sample_weight: np.ndarray | None, device: torch.device) -> Rows:
-    """Tensors on ``device``, sharing memory with the arrays where they can."""
+    """Tensors on ``device``, sharing memory with the arrays where they can.
+
+    Rows of weight zero are left out: they change nothing, however extreme they are.
+    """
+    if sample_weight is not None and not sample_weight.all():
+        kept = sample_weight > 0
+        X, sample_weight = X[kept], sample_weight[kept]
     weight = None if sample_weight is None else as_tensor(sample_weight, device)
     return Rows(as_tensor(X, device), weight)
 
@@ -117,16 +128,32 @@ def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
+def _checked_array(value: Any, name: str, **options: Any) -> np.ndarray:
+    try:
+        return check_array(value, ensure_2d=False, input_name=name, **options)
+    except ValueError as error:
+        raise InputError(f"{name}: {_one_sentence(str(error))}") from None
+
+
 def check_shape(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     """A given start parameter as float64, of the shape it must have."""
-    array = check_array(
-        value, dtype=_FLOATS, ensure_2d=False, allow_nd=True, input_name=name
-    ).astype(np.float64)
+    array = _checked_array(value, name, dtype=_FLOATS, allow_nd=True).astype(np.float64)
     if array.shape != shape:
         raise InputError(
             f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"
         )
     return array
+
+
+def named_device(device: Any) -> torch.device:
+    """A device from its name; the CPU when None."""
+    try:
+        found = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=found)  # a build of torch without it says so only now
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The device {device!r} cannot be used: {reason}") from None
+    return found
 
 
 def named_dtype(dtype: Any) -> np.dtype | None:
@@ -137,7 +164,7 @@ def named_dtype(dtype: Any) -> np.dtype | None:
     try:
         found = np.dtype(name)
     except TypeError:
-        found = None
+        found = np.dtype(object)  # not None, which NumPy takes for float64
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise InputError(f"dtype must be float32 or float64; got {dtype!r}.")
     return found

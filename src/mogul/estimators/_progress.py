@@ -7,9 +7,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from mogul.infer.maximum_likelihood import Fit
 from mogul.infer.selection import Candidate
-from mogul.infer.stopping import IterationRecord
+from mogul.infer.stopping import IterationRecord, Trace
 
 __all__ = ["Observers", "SearchProgress"]
 
@@ -34,8 +33,8 @@ class Observers:
         answers = [callback(record) for callback in self.callbacks]  # every one is told
         return True in answers
 
-    def finish(self, fit: Fit) -> None:
-        self.messages.end(fit.trace.converged)
+    def finish(self, trace: Trace) -> None:
+        self.messages.end(trace)
 
     def __enter__(self) -> Self:
         return self
@@ -87,12 +86,13 @@ class _Messages:
         print(f"  Iteration {record.iteration}" + (more if self.verbose > 1 else ""))
         self.last = now
 
-    def end(self, converged: bool) -> None:
-        if not self.verbose:
+    def end(self, trace: Trace) -> None:
+        if not self.verbose or not trace.records:
             return
-        verdict = "converged." if converged else "did not converge."
-        more = f"\t time lapse {monotonic() - self.began:.5f}s" if self.verbose > 1 else ""
-        print(f"Initialization {verdict}{more}")
+        verdict = "converged." if trace.converged else "did not converge."
+        lapse, value = monotonic() - self.began, trace.records[-1].log_likelihood
+        more = f" time lapse {lapse:.5f}s\t lower bound {value:.5f}."
+        print(f"Initialization {verdict}{more if self.verbose > 1 else ''}")
 
 
 class _ProgressLine:

@@ -26,6 +26,7 @@ from mogul.estimators._inputs import (
     as_tensor,
     check_sample_weight,
     check_shape,
+    named_device,
     named_dtype,
     validated,
 )
@@ -224,12 +225,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each row; the same as fit, predict."""
-        rows = self._fit(X, sample_weight)
-        return kernels.predict(rows.values, self._on_device()).cpu().numpy()
+        array = self._fit(X, sample_weight)
+        return self._predict(as_rows(array, None, named_device(self.device)))
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X: Any, sample_weight: Any) -> Rows:
-        device = torch.device(self.device or "cpu")
+    def _fit(self, X: Any, sample_weight: Any) -> np.ndarray:
+        device = named_device(self.device)
         array = validated(self, X, reset=True, min_samples=2)
         weight = check_sample_weight(sample_weight, len(array))
         dtype = named_dtype(self.dtype) or array.dtype
@@ -250,11 +251,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 continue_from=self._last_state(array.shape[1]),
                 together=not self.verbose,
                 on_iteration=observers,
+                on_end=observers.finish,
             )
-            observers.finish(fit)
         self.adopt(fit, dtype, getattr(self, "feature_names_in_", None))
         self._warn_of(fit)
-        return rows
+        return array
 
     def _check_enough_rows(self, X: np.ndarray, weight: np.ndarray | None) -> None:
         n_rows = len(X) if weight is None else int((weight > 0).sum())
@@ -295,7 +296,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"Every value of column {which} is the same, so its variance is reg_covar alone "
                 "and the likelihood means little; drop it.",
                 SpikeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _last_state(self, n_features: int) -> tuple[Mixture, float] | None:
@@ -325,7 +326,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"During the fit, {'; '.join(dict.fromkeys(fit.notes))}. Fewer components or a "
                 "larger reg_covar may describe the data better.",
                 RepairWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if not self.converged_ and self.max_iter > 0:
             how = "The fit was stopped early. " if fit.interrupted else ""
@@ -333,7 +334,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"{how}Best performing initialization did not converge. Try different init "
                 "parameters, or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     # --- parameters and the mixture -------------------------------------------------------------
@@ -375,11 +376,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         ``precisions_cholesky_`` by hand gets the mixture of those.
         """
         check_is_fitted(self, "means_")
-        parts = [np.asarray(getattr(self, name)) for name in _DEFINING]
-        mixture, defining = self.__dict__.get("_mixture", (None, ()))
-        if mixture is None or not all(map(np.array_equal, parts, defining)):
-            mixture = self._mixture_of_attributes(*parts)
-        return mixture
+        return self._mixture_by("precisions_cholesky_")
 
     def _set_mixture(self, mixture: Mixture, dtype: np.dtype) -> None:
         plain = mixture.detach().to(device="cpu")
@@ -396,20 +393,31 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         for name, value in attributes.items():
             setattr(self, name, np.array(value.numpy(), dtype=dtype))
         rounded = named.to(dtype=getattr(torch, dtype.name))
-        self._mixture = rounded, [getattr(self, name).copy() for name in _DEFINING]
+        self._keep(rounded)
 
-    def _mixture_of_attributes(
-        self, weights: np.ndarray, means: np.ndarray, upper: np.ndarray
-    ) -> Mixture:
+    def _keep(self, mixture: Mixture) -> None:
+        self._mixture = mixture, {name: getattr(self, name).copy() for name in _PARAMETERS}
+
+    def _mixture_by(self, spread: str) -> Mixture:
+        """The fitted mixture; where a program has set attributes since, the one they describe.
+
+        ``spread`` is "precisions_cholesky_", which scoring reads in scikit-learn, or
+        "covariances_", which sampling does.
+        """
+        parts = {name: np.asarray(getattr(self, name)) for name in ("weights_", "means_", spread)}
+        mixture, fitted = self.__dict__.get("_mixture", (None, {}))
+        if mixture is not None and all(np.array_equal(parts[n], fitted[n]) for n in parts):
+            return mixture
+        dtype = np.result_type(np.float32, *parts.values())
+        weights, means, factor = (torch.from_numpy(p.astype(dtype)) for p in parts.values())
         kind = structure(self.covariance_type)
-        with np.errstate(divide="ignore"):  # a weight of zero
-            logits = torch.as_tensor(np.log(weights))
-        covariance = kind.from_precisions_cholesky(torch.as_tensor(upper), *means.shape)
+        chosen = spread == "precisions_cholesky_"
+        build = kind.from_precisions_cholesky if chosen else kind.from_covariances
         names = getattr(self, "feature_names_in_", None)
-        return Mixture(logits, torch.as_tensor(means), covariance, names)
+        return Mixture(weights.log(), means, build(factor, *means.shape), names)
 
     def _on_device(self) -> Mixture:
-        return self.mixture_.to(device=torch.device(self.device or "cpu"))
+        return self.mixture_.to(device=named_device(self.device))
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -425,7 +433,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row; (N,), counted from 0."""
-        return kernels.predict(self._rows(X).values, self._on_device()).cpu().numpy()
+        return self._predict(self._rows(X))
+
+    def _predict(self, rows: Rows) -> np.ndarray:
+        return kernels.predict(rows.values, self._on_device()).cpu().numpy()
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each component for each row; (N, K)."""
@@ -459,7 +470,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         X : ndarray, shape (n_samples, D)
         y : ndarray, shape (n_samples,)
         """
-        mixture = self.mixture_.to(dtype=torch.float64)
+        check_is_fitted(self, "means_")
+        mixture = self._mixture_by("covariances_").to(dtype=torch.float64)
         if n_samples < 1:
             raise InputError(
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
@@ -477,7 +489,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self, "means_")
         array = validated(self, X, reset=False)
         weight = check_sample_weight(sample_weight, len(array))
-        return as_rows(array, weight, torch.device(self.device or "cpu"))
+        return as_rows(array, weight, named_device(self.device))
 
     def _answer_dtype(self, rows: Rows) -> np.dtype:
         return np.result_type(self.means_, rows.values.cpu().numpy())
@@ -509,7 +521,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         mixture = Mixture.from_state(header["mixture"], tensors)
         for name in _PARAMETERS:
             setattr(model, name, tensors[name].numpy().copy())
-        model._mixture = mixture, [getattr(model, name).copy() for name in _DEFINING]
+        model._keep(mixture)
         model.n_features_in_ = mixture.n_features
         if mixture.feature_names is not None:
             model.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
@@ -521,8 +533,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
-_DEFINING = ("weights_", "means_", "precisions_cholesky_")
-"""The attributes that scoring reads, as in scikit-learn."""
 
 
 def _check_start_weights(weights: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,10 @@ def select(
     kinds = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
     for kind in kinds:
         structure(kind)
+    if not kinds:
+        raise InputError("covariance_type is empty; name at least one structure.")
+    if not (isinstance(n_init, Integral) and n_init > 0):
+        raise InputError(f"n_init must be a whole number from 1 on; got {n_init!r}.")
     if criterion not in CRITERIA:
         known = ", ".join(map(repr, CRITERIA))
         raise UnknownNameError(f"The criterion {criterion!r} is unknown; choose one of {known}.")
@@ -186,8 +191,8 @@ def _nan_last(value: float) -> float:
 
 
 def _sizes(n_components: Iterable[int] | int) -> list[int]:
-    sizes = [n_components] if isinstance(n_components, int) else list(n_components)
-    if not sizes or any(not isinstance(k, (int, np.integer)) or k < 1 for k in sizes):
+    sizes = list(n_components) if isinstance(n_components, Iterable) else [n_components]
+    if not sizes or any(not isinstance(k, Integral) or k < 1 for k in sizes):
         raise InputError(f"n_components must hold whole numbers from 1 on; got {sizes}.")
     return sorted({int(k) for k in sizes})
 

@@ -124,6 +124,7 @@ def fit_em(
     settings: EMSettings,
     *,
     previous: float = -torch.inf,
+    first: int = 0,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
 ) -> EMResult:
     """Run EM from every mixture of a batch of starts.
@@ -138,9 +139,11 @@ def fit_em(
     settings : EMSettings
     previous : float
         A log-likelihood to measure the first change against, when a fit continues.
+    first : int
+        The number of the first of these starts, where others have run before.
     on_iteration : callable (IterationRecord) → True to stop, optional
     """
-    run = _Run(batches, start, settings, previous, on_iteration)
+    run = _Run(batches, start, settings, previous, first, on_iteration)
     interrupted = False
     with one_thread_if_small(_work(batches, start)):
         try:
@@ -164,12 +167,12 @@ def _work(batches: Batches, start: Mixture) -> int:
 class _Run:
     """The changing state of :func:`fit_em`: one point, trace and extrapolation for each start."""
 
-    def __init__(self, batches, start, settings, previous, on_iteration):
+    def __init__(self, batches, start, settings, previous, first, on_iteration):
         self.batches, self.settings = batches, settings
         self.on_iteration = on_iteration
         n_starts = len(start)
         self.points = [start[i] for i in range(n_starts)]
-        self.traces = [Trace(i, previous) for i in range(n_starts)]
+        self.traces = [Trace(first + i, previous) for i in range(n_starts)]
         on = settings.acceleration == "squarem"
         self.squarem: list[Squarem | None] = [Squarem() if on else None for _ in range(n_starts)]
         self.repairs = [0] * n_starts

@@ -125,11 +125,13 @@ def fit_mixture(
     continue_from: tuple[Mixture, float] | None = None,
     together: bool = True,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
+    on_end: Callable[[Trace], None] | None = None,
 ) -> Fit:
     """Fit by EM from ``n_init`` starts and keep the likeliest end.
 
     ``continue_from`` is a mixture and the log-likelihood before it, to go on from instead of
-    starting anew; ``together`` runs all starts as one batch, else one after another.
+    starting anew; ``together`` runs all starts as one batch, else one after another. ``on_end`` is
+    told how each start went.
     """
     settings = settings or EMSettings()
     if continue_from is not None:
@@ -148,14 +150,16 @@ def fit_mixture(
             fixed=fixed,
         )
 
-    def run(part: Mixture) -> EMResult:
-        return fit_em(rows, part, settings, previous=previous, on_iteration=on_iteration)
-
-    parts = [starts] if together else [starts[i : i + 1] for i in range(len(starts))]
+    step = len(starts) if together else 1
     results: list[EMResult] = []
-    for part in parts:
-        results.append(run(part))
-        if results[-1].interrupted:
+    for i in range(0, len(starts), step):
+        part = starts[i : i + step]
+        ran = fit_em(rows, part, settings, previous=previous, first=i, on_iteration=on_iteration)
+        results.append(ran)
+        if on_end is not None:
+            for trace in ran.traces:
+                on_end(trace)
+        if ran.interrupted:
             break
     return _best(results, notes)
 

@@ -119,10 +119,16 @@ class _Field:
         mended, usable = mend(starts, ok)
         if not bool(usable.any()):
             return None
-        ends = fit_em(self.sample, mended[usable.nonzero().flatten()], self.settings)
+        ends = self._run(self.sample, mended[usable.nonzero().flatten()])
         if self.sample is self.rows:
             return ends
-        return fit_em(self.rows, stack([ends.mixture[judge.preferred(ends)[0]]]), self.settings)
+        return self._run(self.rows, stack([ends.mixture[judge.preferred(ends)[0]]]))
+
+    def _run(self, rows: Rows, starts: Mixture) -> EMResult:
+        ends = fit_em(rows, starts, self.settings)
+        if ends.interrupted:  # half a search is no answer
+            raise KeyboardInterrupt
+        return ends
 
 
 @dataclass(frozen=True)

@@ -264,5 +264,7 @@ def _short_em(
     # The fit's own tolerance: a start is judged by where the fit itself would bring it.
     short = replace(settings, max_iter=_SHORT_ITERATIONS, acceleration="none")
     ran = fit_em(rows, mended[index], short)
+    if ran.interrupted:  # there is nothing to keep yet
+        raise KeyboardInterrupt
     best = int(ran.log_likelihood.argmax())
     return (None if ran.traces[best].failed else ran.mixture[best]), int(index[best])

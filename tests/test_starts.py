@@ -1,0 +1,263 @@
+"""Where fits begin: what starts depend on, and what they must not depend on."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.random import RandomState
+from scipy.spatial.distance import cdist
+from sklearn.cluster import kmeans_plusplus
+
+from laws.cases import CASES, tensor
+from mogul.covariances import structure
+from mogul.data.rows import Rows
+from mogul.datasets import old_faithful
+from mogul.errors import DegenerateFitError
+from mogul.infer.em import EMSettings, fit_em
+from mogul.infer.maximum_likelihood import FixedParts, initial_mixtures
+from mogul.infer.starts import (
+    STARTS,
+    distinct_rows,
+    kmeans_starts,
+    sample_rows,
+    start_mixtures,
+)
+
+KINDS = list(CASES)
+names = pytest.mark.parametrize("name", KINDS)
+methods = pytest.mark.parametrize("method", STARTS)
+SETTINGS = EMSettings()
+
+
+def three_clusters(n=300, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    return centres[rng.integers(0, 3, n)] + rng.normal(size=(n, 2)), centres
+
+
+def begin(x, name="full", method="kmeans", seed=0, k=3, weight=None, n_init=1, settings=SETTINGS):
+    rows = Rows(tensor(x), None if weight is None else tensor(weight))
+    return start_mixtures(
+        rows,
+        k,
+        structure(name),
+        settings,
+        method=method,
+        n_init=n_init,
+        random_state=RandomState(seed),
+    )
+
+
+def assert_same(one, other, rtol=1e-10):
+    for part in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(one, part), getattr(other, part), rtol=rtol, atol=rtol)
+
+
+@methods
+@names
+def test_a_start_is_a_batch_of_usable_mixtures(name, method):
+    x, _ = three_clusters()
+    starts, ok = begin(x, name, method, n_init=4)
+    assert starts.batch_shape == (4,)
+    assert ok.shape == (4, 3)
+    assert ok.all()
+    assert starts.covariance_type == name
+    np.testing.assert_allclose(starts.weights.sum(-1), 1, rtol=1e-12)
+    assert starts.means.dtype == torch.float64
+
+
+@methods
+def test_the_same_seed_gives_the_same_start_and_leaves_numpys_own_alone(method):
+    x, _ = three_clusters()
+    np.random.seed(7)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    one, other, third = (begin(x, method=method, seed=seed)[0] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert_same(one, other, 0)
+    if method != "kmeans":  # which finds these clusters from any seed
+        assert not torch.equal(one.means, third.means)
+
+
+@names
+def test_kmeans_finds_clusters_and_takes_their_moments(name):
+    x, centres = three_clusters()
+    starts, _ = begin(x, name)
+    order = cdist(centres, starts.means[0]).argmin(1)
+    labels = cdist(x, centres).argmin(1)
+    count = np.bincount(labels)
+    means = np.stack([x[labels == k].mean(0) for k in range(3)])
+    scatter = np.stack([count[k] * np.cov(x[labels == k].T, bias=True) for k in range(3)])
+    expected = CASES[name].estimate(scatter, count.astype(float))
+    eye = CASES[name].estimate(np.stack([np.eye(2)] * 3), np.ones(3))
+    found = starts[0].select(order)
+    np.testing.assert_allclose(found.weights, count / len(x), rtol=1e-12)
+    np.testing.assert_allclose(found.means, means, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.covariances, expected + 1e-6 * eye, rtol=1e-9, atol=1e-12)
+
+
+@given(seed=st.integers(0, 2**31), data=st.data())
+def test_a_default_start_sees_neither_order_nor_repetition(seed, data):
+    """Only the total weight of each distinct row counts: point 3 of the contract."""
+    x = np.random.default_rng(seed).normal(size=(40, 2)).round(1)
+    weight = np.array(data.draw(st.lists(st.integers(0, 3), min_size=40, max_size=40)))
+    weight[:5] += 1
+    x[3] = x[4]
+    order = np.random.default_rng(seed).permutation(weight.sum())
+    weighted, ok = begin(x, weight=weight, k=2)
+    repeated, ok_too = begin(np.repeat(x, weight, 0)[order], k=2)
+    assert_same(weighted, repeated, 1e-9)
+    assert torch.equal(ok, ok_too)
+
+
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 30))
+def test_distinct_rows_keep_the_total_weight(seed, n):
+    rng = np.random.default_rng(seed)
+    x, weight = rng.integers(0, 3, (n, 2)).astype(float), rng.integers(0, 3, n).astype(float)
+    weight[0] = 1.0
+    kept = distinct_rows(Rows(tensor(x), tensor(weight)))
+    counted = {}
+    for row, w in zip(map(tuple, x), weight, strict=True):
+        counted[row] = counted.get(row, 0.0) + w
+    found = dict(zip(map(tuple, kept.values.tolist()), kept.weight.tolist(), strict=True))
+    assert found == {row: w for row, w in counted.items() if w > 0}
+    plain = distinct_rows(Rows(tensor(x)))
+    assert plain.weight.sum() == n
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e5])
+def test_a_default_start_does_not_care_for_the_units_of_the_table(factor):
+    x, _ = three_clusters()
+    here, _ = begin(x, settings=EMSettings(floor=0.0))
+    there, _ = begin(x * factor, settings=EMSettings(floor=0.0))
+    np.testing.assert_allclose(there.means / factor, here.means, rtol=1e-9)
+    np.testing.assert_allclose(there.weights, here.weights, rtol=1e-12)
+
+
+def test_one_column_in_large_units_does_not_hide_the_clusters():
+    """Half of the k-means partitions are of standardised columns."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 150)
+    x = np.stack([rng.normal(0, 1e4, 300), labels * 10 + rng.normal(size=300)], 1)
+    starts, _ = begin(x, k=2)
+    np.testing.assert_allclose(starts[0].means[:, 1].sort()[0], [0, 10], atol=0.5)
+
+
+def test_the_candidate_that_a_short_em_brings_furthest_is_taken():
+    """Likelihood in the structure asked for decides, not k-means' own inertia."""
+    x = old_faithful().values
+    rows, short = Rows(tensor(x)), EMSettings(max_iter=10, acceleration="none")
+    for name in KINDS:
+        for seed in range(3):
+            chosen, _ = begin(x, name, seed=seed, k=4)
+            offered, _ = kmeans_starts(
+                distinct_rows(rows), 4, structure(name), SETTINGS, 4, RandomState(seed)
+            )
+            values = fit_em(rows, offered, short).log_likelihood
+            assert fit_em(rows, chosen, short).log_likelihood >= values.max() - 1e-9
+
+
+def test_many_rows_are_sampled_with_their_weights():
+    x = np.random.default_rng(0).normal(size=(50_000, 2))
+    rows = Rows(tensor(x), torch.arange(50_000).double())
+    sample = sample_rows(rows, 10, RandomState(0))
+    assert sample.n_rows == 20_000
+    index = sample.weight.long()
+    assert torch.equal(sample.values, rows.values[index])
+    assert len(index.unique()) == 20_000
+    assert abs(float(index.double().mean()) / 25_000 - 1) < 0.02  # from everywhere
+    assert sample_rows(rows, 200, RandomState(0)).n_rows == 40_000
+    few = Rows(rows.values[:20_000])
+    assert sample_rows(few, 10, RandomState(0)) is few
+
+
+@pytest.mark.parametrize("method", ["random", "random_from_data", "k-means++"])
+def test_scikit_learns_starts_are_scikit_learns(method):
+    """The same draws from the same seed: responsibilities, rows, k-means++ centres."""
+    x, _ = three_clusters()
+    starts, _ = begin(x, "diag", method, seed=5)
+    state = RandomState(5)
+    if method == "random":
+        share = state.uniform(size=(len(x), 3))
+        share /= share.sum(1, keepdims=True)
+        expected = share.T @ x / share.sum(0)[:, None]
+        np.testing.assert_allclose(starts.weights[0], share.mean(0), rtol=1e-12)
+        spread = share.T @ (x * x) / share.sum(0)[:, None] - expected**2
+        np.testing.assert_allclose(starts.covariances[0], spread + 1e-6, rtol=1e-9)
+    else:
+        if method == "random_from_data":
+            index = state.choice(len(x), size=3, replace=False)
+        else:
+            _, index = kmeans_plusplus(x, 3, random_state=state)
+        expected = x[index]
+        np.testing.assert_allclose(starts.weights[0], 1 / 3, rtol=1e-12)
+        np.testing.assert_allclose(starts.covariances[0], 1e-6, rtol=1e-9)
+    np.testing.assert_allclose(starts.means[0], expected, rtol=1e-12)
+
+
+def test_many_random_starts_are_built_in_pieces():
+    """Responsibilities are drawn in chunks: the same as all at once, as nobody stores N × K."""
+    x = np.random.default_rng(0).normal(size=(200_000, 2))
+    starts, _ = begin(x, "diag", "random", seed=1)
+    share = RandomState(1).uniform(size=(len(x), 3))
+    share /= share.sum(1, keepdims=True)
+    np.testing.assert_allclose(starts.weights[0], share.mean(0), rtol=1e-10)
+    np.testing.assert_allclose(starts.means[0], share.T @ x / share.sum(0)[:, None], atol=1e-10)
+
+
+@names
+def test_fewer_distinct_rows_than_components_still_start(name):
+    x = np.repeat([[0.0, 0.0], [1.0, 2.0], [4.0, 1.0]], 10, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        starts, notes = initial_mixtures(
+            Rows(tensor(x)), 5, structure(name), SETTINGS, method="kmeans", n_init=2,
+            random_state=RandomState(0),
+        )  # fmt: skip
+    assert len(starts) == 2
+    assert not notes
+    assert torch.isfinite(starts.means).all()
+    assert (starts.weights > 0).all()
+
+
+def test_starts_beyond_repair_are_dropped_and_all_of_them_are_an_error():
+    x = tensor(np.ones((10, 2)))
+    settings = EMSettings(floor=0.0)
+    with pytest.raises(DegenerateFitError):
+        initial_mixtures(
+            Rows(x), 2, structure("full"), settings, method="random_from_data", n_init=3,
+            random_state=RandomState(0),
+        )  # fmt: skip
+
+
+def test_what_the_user_gives_is_taken_and_the_rest_is_found():
+    x, centres = three_clusters()
+    rows, kind = Rows(tensor(x)), structure("full")
+
+    def first(**parts):
+        starts, _ = initial_mixtures(
+            rows, 3, kind, SETTINGS, method="kmeans", n_init=2, random_state=RandomState(0),
+            fixed=FixedParts(**parts),
+        )  # fmt: skip
+        return starts
+
+    found = first()
+    means, weights = tensor(centres[::-1]), tensor([0.2, 0.3, 0.5])
+    precisions = tensor(np.stack([[[2.0, 0.5], [0.5, 1.0]]] * 3))
+    for parts in (
+        {"means": means},
+        {"weights": weights},
+        {"precisions": precisions},
+        {"weights": weights, "means": means},
+    ):
+        starts = first(**parts)
+        assert len(starts) == 2
+        np.testing.assert_allclose(starts.means, parts.get("means", found.means).expand(2, 3, 2))
+        want = parts.get("weights", found.weights).expand(2, 3)
+        np.testing.assert_allclose(starts.weights, want, rtol=1e-12)
+        want = parts.get("precisions", found.covariance.precisions()).expand(2, 3, 2, 2)
+        np.testing.assert_allclose(starts.covariance.precisions(), want, rtol=1e-9, atol=1e-12)
+    complete = first(weights=weights, means=means, precisions=precisions)
+    assert len(complete) == 1  # every start would be the same
