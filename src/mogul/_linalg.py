@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "add_to_diagonal",
     "cholesky_report",
+    "exp_triangle",
     "factor_from_precision",
     "factor_from_precision_factor",
     "factor_of_rows",
     "is_symmetric",
+    "log_triangle",
     "mahalanobis_whiten",
     "precision_factor",
     "symmetric",
@@ -89,3 +92,32 @@ def factor_of_rows(rows: Tensor) -> Tensor:
     _, upper = torch.linalg.qr(transpose(rows))
     sign = torch.where(torch.diagonal(upper, dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
     return transpose(upper * sign[..., None])
+
+
+def add_to_diagonal(matrix: Tensor, value: Tensor) -> Tensor:
+    """Add ``value`` (broadcastable to the leading axes) to the diagonals."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return matrix + value[..., None, None] * eye
+
+
+def log_triangle(factor: Tensor, reference: Tensor | None) -> Tensor:
+    """Lower entries of reference⁻¹ factor, the diagonal as logarithms; (*, D (D + 1) / 2)."""
+    ratio = (
+        factor
+        if reference is None
+        else torch.linalg.solve_triangular(reference, factor, upper=False)
+    )
+    rows, columns = torch.tril_indices(factor.shape[-1], factor.shape[-1])
+    entries = ratio[..., rows, columns]
+    on_diagonal = (rows == columns).to(entries.device)
+    return torch.where(on_diagonal, torch.where(on_diagonal, entries, 1.0).log(), entries)
+
+
+def exp_triangle(values: Tensor, n_features: int, reference: Tensor | None) -> Tensor:
+    """The inverse of :func:`log_triangle`."""
+    rows, columns = torch.tril_indices(n_features, n_features)
+    on_diagonal = (rows == columns).to(values.device)
+    entries = torch.where(on_diagonal, torch.where(on_diagonal, values, 0.0).exp(), values)
+    ratio = values.new_zeros((*values.shape[:-1], n_features, n_features))
+    ratio[..., rows, columns] = entries
+    return ratio if reference is None else reference @ ratio

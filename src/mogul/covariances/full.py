@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from mogul._linalg import (
+    add_to_diagonal,
     cholesky_report,
+    exp_triangle,
     factor_from_precision,
     factor_from_precision_factor,
     factor_of_rows,
     is_symmetric,
+    log_triangle,
     mahalanobis_whiten,
     precision_factor,
     symmetric,
@@ -119,7 +122,7 @@ class FullCovariance(Covariance):
         cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
     ) -> tuple[Self, Tensor]:
         covariances = symmetric(moment) / count[..., None, None]
-        factor, ok = cholesky_report(add_floor(covariances, floor.unsqueeze(-1)))
+        factor, ok = cholesky_report(add_to_diagonal(covariances, floor.unsqueeze(-1)))
         return cls(factor, count.shape[-1], n_features), ok
 
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -145,12 +148,6 @@ class FullCovariance(Covariance):
         return moment
 
 
-def add_floor(covariances: Tensor, floor: Tensor) -> Tensor:
-    """Add ``floor`` (broadcastable to the leading axes) to the diagonals."""
-    eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
-    return covariances + floor[..., None, None] * eye
-
-
 def pair_products(x: Tensor, out: Tensor | None = None) -> Tensor:
     """The products of features, i ≥ j: (D, S) to (D (D + 1) / 2, S)."""
     n_features = x.shape[-2]
@@ -161,26 +158,3 @@ def pair_products(x: Tensor, out: Tensor | None = None) -> Tensor:
         torch.mul(x[: i + 1], x[i], out=out[start : start + i + 1])
         start += i + 1
     return out
-
-
-def log_triangle(factor: Tensor, reference: Tensor | None) -> Tensor:
-    """Lower entries of reference⁻¹ factor, the diagonal as logarithms; (*, D (D + 1) / 2)."""
-    ratio = (
-        factor
-        if reference is None
-        else torch.linalg.solve_triangular(reference, factor, upper=False)
-    )
-    rows, columns = torch.tril_indices(factor.shape[-1], factor.shape[-1])
-    entries = ratio[..., rows, columns]
-    on_diagonal = (rows == columns).to(entries.device)
-    return torch.where(on_diagonal, torch.where(on_diagonal, entries, 1.0).log(), entries)
-
-
-def exp_triangle(values: Tensor, n_features: int, reference: Tensor | None) -> Tensor:
-    """The inverse of :func:`log_triangle`."""
-    rows, columns = torch.tril_indices(n_features, n_features)
-    on_diagonal = (rows == columns).to(values.device)
-    entries = torch.where(on_diagonal, torch.where(on_diagonal, values, 0.0).exp(), values)
-    ratio = values.new_zeros((*values.shape[:-1], n_features, n_features))
-    ratio[..., rows, columns] = entries
-    return ratio if reference is None else reference @ ratio

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from mogul._linalg import (
+    add_to_diagonal,
     cholesky_report,
+    exp_triangle,
     factor_from_precision,
     factor_from_precision_factor,
     factor_of_rows,
     is_symmetric,
+    log_triangle,
     mahalanobis_whiten,
     precision_factor,
     symmetric,
     transpose,
 )
 from mogul.covariances.base import Covariance
-from mogul.covariances.full import add_floor, exp_triangle, log_triangle
 
 __all__ = ["TiedCovariance"]
 
@@ -125,7 +127,7 @@ class TiedCovariance(Covariance):
         cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
     ) -> tuple[Self, Tensor]:
         covariances = symmetric(moment) / count.sum(-1)[..., None, None]
-        factor, ok = cholesky_report(add_floor(covariances, floor))
+        factor, ok = cholesky_report(add_to_diagonal(covariances, floor))
         shared = cls(factor, count.shape[-1], n_features)
         return shared, ok.unsqueeze(-1).expand(count.shape)
 
