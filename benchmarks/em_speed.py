@@ -29,7 +29,7 @@ CASES = [
     ("tied", 200_000, 16, 32),
     ("spherical", 200_000, 16, 32),
 ]
-FEW, MANY = 1, 4
+FEW, MANY = 1, 6
 
 
 def simulate(kind: str, n: int, d: int, k: int):
@@ -57,9 +57,24 @@ def seconds(estimator, x, kind, k, start, n_iter, **more) -> float:
         return time.perf_counter() - began
 
 
-def iteration_seconds(estimator, *case, **more) -> float:
-    few = seconds(estimator, *case, FEW, **more)
-    return (seconds(estimator, *case, MANY, **more) - few) / (MANY - FEW)
+class Clock:
+    """Times of one estimator on one case, short and long fits in turn."""
+
+    def __init__(self, estimator, case, **more):
+        self.arguments, self.more = (estimator, *case), more
+        self.short, self.long = [], []
+
+    def tick(self) -> None:
+        self.short.append(seconds(*self.arguments, FEW, **self.more))
+        self.long.append(seconds(*self.arguments, MANY, **self.more))
+
+    def milliseconds(self) -> float:
+        """One iteration: the medians apart, since a delay may hit either."""
+        longer = statistics.median(self.long) - statistics.median(self.short)
+        return 1e3 * longer / (MANY - FEW)
+
+    def spread(self) -> list[float]:
+        return [round(1e3 * t / MANY, 1) for t in sorted(self.long)]
 
 
 def compare(kind: str, n: int, d: int, k: int, repeats: int) -> dict:
@@ -70,11 +85,11 @@ def compare(kind: str, n: int, d: int, k: int, repeats: int) -> dict:
     x, start = simulate(kind, n, d, k)
     case = (x, kind, k, start)
     seconds(Ours, *case, 1, acceleration="none")  # imports and caches
-    ours, theirs = [], []
+    ours, theirs = Clock(Ours, case, acceleration="none"), Clock(Theirs, case)
     for _ in range(repeats):
-        ours.append(iteration_seconds(Ours, *case, acceleration="none"))
-        theirs.append(iteration_seconds(Theirs, *case))
-    ours_ms, theirs_ms = (1e3 * statistics.median(times) for times in (ours, theirs))
+        ours.tick()
+        theirs.tick()
+    ours_ms, theirs_ms = ours.milliseconds(), theirs.milliseconds()
     return {
         "covariance_type": kind,
         "n_rows": n,
@@ -83,8 +98,8 @@ def compare(kind: str, n: int, d: int, k: int, repeats: int) -> dict:
         "mogul_ms": round(ours_ms, 1),
         "scikit_learn_ms": round(theirs_ms, 1),
         "ratio": round(theirs_ms / ours_ms, 1),
-        "mogul_ms_all": [round(1e3 * t, 1) for t in ours],
-        "scikit_learn_ms_all": [round(1e3 * t, 1) for t in theirs],
+        "mogul_whole_fit_ms_per_iteration": ours.spread(),
+        "scikit_learn_whole_fit_ms_per_iteration": theirs.spread(),
     }
 
 

@@ -293,7 +293,7 @@ def test_nobody_can_tell_what_remains_while_steps_grow(values):
 @pytest.mark.parametrize("acceleration", ["auto", "squarem"])
 def test_slow_progress_is_not_the_end(acceleration):
     """A step below tol is convergence for scikit-learn; what such steps add up to may be more."""
-    gains, iterations = [], []
+    gains, iterations, left = [], [], []
     for seed in range(8):
         x = overlapping(seed, 400)
         start = broad_start(x, "full", seed)
@@ -302,8 +302,11 @@ def test_slow_progress_is_not_the_end(acceleration):
         patient = run(x, start, acceleration=acceleration, **settings)
         assert hasty.traces[0].converged
         assert patient.traces[0].converged
+        assert patient.traces[0].remaining_gain() < 1e-3
+        left.append(hasty.traces[0].remaining_gain())
         gains.append(float(patient.log_likelihood - hasty.log_likelihood))
         iterations.append(patient.traces[0].n_iter / hasty.traces[0].n_iter)
+    assert max(left) > 1e-3
     assert np.mean(gains) > 0
     assert min(gains) > -1e-3
     assert np.mean(iterations) < 1
@@ -344,6 +347,19 @@ def test_an_empty_component_is_repaired_and_reported(name):
     assert ran.traces[0].converged
     np.testing.assert_allclose(ran.mixture[0].weights, [0.5, 0.5], atol=0.02)
     np.testing.assert_allclose(ran.mixture[0].means.sort(0)[0], [[0, 0], [8, 8]], atol=0.3)
+
+
+@names
+def test_a_component_with_only_rounding_to_its_name_is_empty(name):
+    """Ten standard deviations from every row its share is 1e-20 of one: no estimate of anything."""
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    eye = CASES[name].estimate(np.stack([np.eye(2)] * 2), np.ones(2))
+    faint = Mixture.from_parameters([0.5, 0.5], [[0.0, 0.0], [9.0, 9.0]], eye, name)
+    stats = e_step(tensor(x), faint)
+    assert 0 < stats.count[1] < 1e-15
+    mixture, ok = m_step(stats, structure(name), 1e-6)
+    assert ok.tolist() == [True, False]
+    assert mixture.weights.tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["full", "diag", "spherical"])

@@ -601,6 +601,9 @@ def test_the_mixture_follows_the_attributes_and_keeps_the_names():
         model.mixture_.log_prob(GEYSER.values), model.score_samples(GEYSER), rtol=1e-11
     )
     kept = model.mixture_
+    model.means_[0] += 1  # in place, after a fit
+    np.testing.assert_allclose(model.mixture_.means[0], kept.means[0] + 1, rtol=1e-14)
+    assert model.score(GEYSER) < model.lower_bound_ - 0.01
     moved = kept.means.numpy() + 1
     model.means_ = moved
     np.testing.assert_array_equal(model.mixture_.means, moved)

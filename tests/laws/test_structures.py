@@ -347,7 +347,8 @@ def test_raw_second_moments(name, seed, size):
     k, d = size
     covariance, _ = pair(name, seed, k, d)
     x, share = rows(seed, d, 8), rows(seed + 1, k, 8).softmax(0)
-    found = covariance.raw_second(share, covariance.features(x), x)
+    products = share @ covariance.features(x).transpose(-1, -2)
+    found = covariance.raw_second(products, share, x)
     raw = np.einsum("ks,is,js->kij", share.numpy(), x.numpy(), x.numpy())
     np.testing.assert_allclose(found, CASES[name].part(raw), **TIGHT)
 

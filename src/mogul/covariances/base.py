@@ -251,5 +251,9 @@ class Covariance(ABC):
         """Λ_k v_k for ``vectors`` (*batch, K, D)."""
 
     @abstractmethod
-    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
-        """Second moments about zero from responsibilities (*batch, K, S); shape of ``factor``."""
+    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+        """Second moments about zero; the shape of ``factor``.
+
+        ``products`` (*batch, K, F) are responsibilities @ features(x)ᵀ, which a kernel has from the
+        same matrix product as the first moments; ``responsibilities`` are (*batch, K, S).
+        """

@@ -115,5 +115,5 @@ class DiagCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return vectors * self.precisions()
 
-    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
-        return responsibilities @ features.transpose(-1, -2)
+    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+        return products

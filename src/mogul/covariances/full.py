@@ -139,8 +139,7 @@ class FullCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return (self.precisions() @ vectors.unsqueeze(-1)).squeeze(-1)
 
-    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
-        products = responsibilities @ transpose(features)  # (*batch, K, D (D + 1) / 2)
+    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
         rows, columns = torch.tril_indices(self.n_features, self.n_features)
         moment = products.new_empty((*products.shape[:-1], self.n_features, self.n_features))
         moment[..., rows, columns] = products

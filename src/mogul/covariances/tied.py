@@ -144,5 +144,5 @@ class TiedCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return vectors @ self.precisions()
 
-    def raw_second(self, responsibilities: Tensor, features: Tensor, x: Tensor) -> Tensor:
+    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
         return (responsibilities.sum(-2).unsqueeze(-2) * x) @ transpose(x)

@@ -103,11 +103,11 @@ class ExpandedKernel:
             shares.mul_(weight.unsqueeze(-2) / total)
         features, x = loaded
         n_features = self.mixture.n_features
-        first = shares @ x.T  # (*batch, K, D + 1): the last row of x is one
+        products, first = self._sums(shares, features, x)
         return Stats(
             count=first[..., n_features],
             first=first[..., :n_features],
-            second=self.mixture.covariance.raw_second(shares, features, x[:n_features]),
+            second=self.mixture.covariance.raw_second(products, shares, x[:n_features]),
             origin=self.origin,
             row_weight=row_weight,
             log_likelihood=log_likelihood,
@@ -123,11 +123,20 @@ class ExpandedKernel:
         x = buffer[n_products:]
         torch.sub(rows.T, self.centre.unsqueeze(-1), out=x[:n_features])
         x[n_features] = 1.0
-        widest = torch.stack(torch.aminmax(x[:n_features], dim=-1)).abs().amax(0)
+        centred = x[:n_features]  # two reductions: aminmax takes ten times as long as both
+        widest = torch.maximum(centred.amax(-1), -centred.amin(-1))
         if not bool(widest @ self.sharpest < self.limit):  # also when a value is NaN
             return None
         out = buffer[:n_products] if self._shared else None
         return self.mixture.covariance.features(x[:n_features], out), x
+
+    def _sums(self, shares: Tensor, features: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Responsibilities times features, (*batch, K, F), and times x and one, (*batch, K, D + 1)."""
+        if not self._shared:
+            return shares @ features.transpose(-1, -2), shares @ x.T
+        n_products, n_rows = features.shape
+        both = shares @ self._space(n_products + x.shape[0], n_rows).T
+        return both[..., :n_products], both[..., n_products:]
 
     def _space(self, n_lines: int, n_rows: int) -> Tensor:
         if self._buffer is None or self._buffer.shape[-1] != n_rows:
