@@ -131,7 +131,7 @@ class ExpandedKernel:
         return self.mixture.covariance.features(x[:n_features], out), x
 
     def _sums(self, shares: Tensor, features: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Responsibilities times features, (*batch, K, F), and times x and one, (*batch, K, D + 1)."""
+        """Responsibilities times features, and times x and one, each summed over rows."""
         if not self._shared:
             return shares @ features.transpose(-1, -2), shares @ x.T
         n_products, n_rows = features.shape
