@@ -17,7 +17,7 @@ from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.datasets import old_faithful
 from mogul.errors import DegenerateFitError
-from mogul.infer.em import ACCELERATIONS, EMSettings, fit_em, m_step, stack
+from mogul.infer.em import ACCELERATIONS, EMSettings, fit_em, likeliest, m_step, stack
 from mogul.infer.maximum_likelihood import FixedParts, fit_mixture
 from mogul.infer.repair import split_into
 from mogul.infer.squarem import Squarem
@@ -103,6 +103,14 @@ def test_more_iterations_never_end_lower(name, acceleration):
         ]
         assert not any(end.traces[0].events for end in ends)
         assert np.diff([float(end.log_likelihood) for end in ends]).min() > -1e-9
+
+
+def test_rounding_does_not_choose_among_equal_ends():
+    """Else a default fit of weighted rows and of repeated ones may number components apart."""
+    assert likeliest(tensor([-3.0, -2.0 - 1e-15, -2.0, -np.inf])) == 1
+    assert likeliest(tensor([-3.0, -2.0, -2.0 + 1e-6])) == 2
+    assert likeliest(tensor([-np.inf, -np.inf])) == 0
+    assert likeliest(tensor([-np.inf, -1e300])) == 1
 
 
 @names
@@ -371,12 +379,10 @@ def test_a_component_on_one_repeated_row_does_not_end_the_fit(name):
     spike = Mixture.from_parameters(
         [0.6, 0.4], [[0, 0], [5, 5]], CASES[name].estimate(dense, np.ones(2)), name
     )
-    healthy = broad_start(x[:60], name, 1, k=2)
-    ran = run(x, [spike, healthy], floor=0.0, max_iter=30, acceleration="none")
+    ran = run(x, spike, floor=0.0, max_iter=30, acceleration="none")
     assert ran.traces[0].events
     assert torch.isfinite(ran.mixture.means).all()
-    alone = run(x, healthy, floor=0.0, max_iter=30, acceleration="none")
-    assert_same(ran.mixture[1], alone.mixture[0])
+    assert float(ran.log_likelihood) < float("inf")
 
 
 @accelerations
@@ -388,8 +394,11 @@ def test_one_bad_start_leaves_the_others_alone(acceleration):
     bad = Mixture.from_parameters([1 / 3] * 3, means, [[1e-18]] * 3, "diag")
     good = broad_start(x[:60], "diag", 0)
     ran = run(x, [bad, good], floor=1e-6, max_iter=200, tol=1e-6, acceleration=acceleration)
+    assert ran.traces[0].events
     assert math.isfinite(ran.log_likelihood[1])
     assert not ran.traces[1].failed
+    alone = run(x, good, floor=1e-6, max_iter=200, tol=1e-6, acceleration=acceleration)
+    assert_same(ran.mixture[1], alone.mixture[0])
     fit = fit_mixture(
         Rows(tensor(x)), 3, "diag", EMSettings(), n_init=3, random_state=RandomState(0)
     )

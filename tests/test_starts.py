@@ -81,19 +81,21 @@ def test_the_same_seed_gives_the_same_start_and_leaves_numpys_own_alone(method):
         assert not torch.equal(one.means, third.means)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @names
-def test_kmeans_finds_clusters_and_takes_their_moments(name):
+def test_kmeans_finds_clusters_and_takes_their_moments(name, weighted):
     x, centres = three_clusters()
-    starts, _ = begin(x, name)
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(x)) if weighted else np.ones(len(x))
+    starts, _ = begin(x, name, weight=weight if weighted else None)
     order = cdist(centres, starts.means[0]).argmin(1)
-    labels = cdist(x, centres).argmin(1)
-    count = np.bincount(labels)
-    means = np.stack([x[labels == k].mean(0) for k in range(3)])
-    scatter = np.stack([count[k] * np.cov(x[labels == k].T, bias=True) for k in range(3)])
-    expected = CASES[name].estimate(scatter, count.astype(float))
+    share = np.eye(3)[cdist(x, centres).argmin(1)] * weight[:, None]
+    count = share.sum(0)
+    means = share.T @ x / count[:, None]
+    gap = x[:, None] - means
+    expected = CASES[name].estimate(np.einsum("nk,nki,nkj->kij", share, gap, gap), count)
     eye = CASES[name].estimate(np.stack([np.eye(2)] * 3), np.ones(3))
     found = starts[0].select(order)
-    np.testing.assert_allclose(found.weights, count / len(x), rtol=1e-12)
+    np.testing.assert_allclose(found.weights, count / count.sum(), rtol=1e-12)
     np.testing.assert_allclose(found.means, means, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found.covariances, expected + 1e-6 * eye, rtol=1e-9, atol=1e-12)
 

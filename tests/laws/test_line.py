@@ -334,13 +334,17 @@ def turning_points(w, m, s) -> np.ndarray:
         ([0.10891493, 0.89108507], [0.0, 3.25749407], [1.0, 2.79645183]),
         ([0.43095587, 0.56904413], [0.0, 2.19459844], [1.0, 1.1467893]),
         ([0.92138297, 0.07861703], [0.0, 2.23217766], [1.0, 0.40145984]),
+        # Near cusps: three turning points within one step, and zeros of the second derivative too.
+        ([0.33725835, 0.66274165], [0.0, 2.27916672], [1.0, 1.39081078]),
+        ([0.35997844, 0.64002156], [0.0, 2.26237553], [1.0, 1.3324678]),
+        ([0.65753403, 0.34246597], [0.0, 1.6556451], [1.0, 0.72635786]),
     ],
 )
 def test_a_mode_that_has_only_just_split_off_is_seen(w, m, s):
-    """Its two turning points lie within one step of any sensible grid.
+    """Its turning points lie within one step of any sensible grid.
 
     The level is chosen so that the region ends between their heights and has two pieces; without
-    the zeros of the second derivative it had one, and up to 2.5% too much or too little mass.
+    the zeros of higher derivatives it had one, and up to 2.5% too much or too little mass.
     """
     w, m, s = (np.array(v) for v in (w, m, s))
     turns = turning_points(w, m, s)

@@ -25,6 +25,7 @@ __all__ = [
     "EMSettings",
     "collect",
     "fit_em",
+    "likeliest",
     "m_step",
     "mend",
     "stack",
@@ -39,6 +40,8 @@ _EMPTY = 10.0
 """A component is empty when its weight is below this many roundings of the whole."""
 _ROUNDING = 8.0
 """A variance below this many roundings of the squares it was computed from is noise."""
+_TIE = 1e-11
+"""A relative difference of log-likelihoods that is rounding: the same end, found twice."""
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
@@ -259,6 +262,12 @@ class _Run:
         if squarem is not None:
             squarem.restart()
         self.points[i] = mended
+
+
+def likeliest(log_likelihood: Tensor) -> int:
+    """The first of the highest values: rounding does not choose among ends that are the same."""
+    highest = log_likelihood.max()
+    return int((log_likelihood >= highest - _TIE * (1 + highest.abs())).nonzero()[0])
 
 
 def mend(mixture: Mixture, ok: Tensor) -> tuple[Mixture, Tensor]:

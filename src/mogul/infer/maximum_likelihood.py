@@ -12,7 +12,7 @@ from torch import Tensor
 from mogul.covariances import Covariance, structure
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError
-from mogul.infer.em import EMResult, EMSettings, fit_em, mend, stack
+from mogul.infer.em import EMResult, EMSettings, fit_em, likeliest, mend, stack
 from mogul.infer.starts import start_mixtures
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.mixture import Mixture
@@ -176,6 +176,8 @@ def _best(results: list[EMResult], notes: list[str]) -> Fit:
     notes = notes + [
         f"a start was dropped: {trace.events[-1]} too often" for *_, trace in ends if trace.failed
     ]
-    value, mixture, trace = max(usable, key=lambda end: end[0])
+    value, mixture, trace = usable[
+        likeliest(torch.tensor([end[0] for end in usable], dtype=torch.float64))
+    ]
     notes += [f"{event} and was repaired" for event in trace.events]
     return Fit(mixture, value, trace, notes, any(r.interrupted for r in results))

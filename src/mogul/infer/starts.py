@@ -14,7 +14,7 @@ from torch import Tensor
 from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
-from mogul.infer.em import EMSettings, fit_em, m_step, mend, stack
+from mogul.infer.em import EMSettings, fit_em, likeliest, m_step, mend, stack
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -266,5 +266,5 @@ def _short_em(
     ran = fit_em(rows, mended[index], short)
     if ran.interrupted:  # there is nothing to keep yet
         raise KeyboardInterrupt
-    best = int(ran.log_likelihood.argmax())
+    best = likeliest(ran.log_likelihood)
     return (None if ran.traces[best].failed else ran.mixture[best]), int(index[best])
