@@ -169,7 +169,7 @@ def select(
         )
     finally:
         shown.close()
-    table = sorted(candidates, key=lambda c: (c.excluded is not None, _nan_last(c.criterion_value)))
+    table = sorted(candidates, key=_rank)
     if table[0].fit is None:
         raise DegenerateFitError("Every candidate collapsed; try fewer components.")
     if table[0].excluded:
@@ -186,8 +186,13 @@ class Selection(BaseEstimator):
     """Carries the feature names from validation; scikit-learn's messages name it."""
 
 
-def _nan_last(value: float) -> float:
-    return np.inf if np.isnan(value) else value
+def _rank(candidate: Candidate) -> tuple[bool, float]:
+    """Excluded ones last, then by criterion; among equal ones the first in the search.
+
+    Without its last digits: one tied component is one full component, but for rounding.
+    """
+    value = candidate.criterion_value
+    return candidate.excluded is not None, np.inf if np.isnan(value) else float(f"{value:.10g}")
 
 
 def _sizes(n_components: Iterable[int] | int) -> list[int]:

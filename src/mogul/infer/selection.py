@@ -12,7 +12,7 @@ from mogul._threads import one_thread_if_small
 from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.infer.criteria import information_criterion
-from mogul.infer.em import EMResult, EMSettings, fit_em, mend, stack
+from mogul.infer.em import EMResult, EMSettings, fit_em, likeliest, mend, stack
 from mogul.infer.maximum_likelihood import Fit
 from mogul.infer.spikes import find_spikes, rounding_variance
 from mogul.infer.starts import distinct_rows, kmeans_starts, sample_rows
@@ -150,7 +150,10 @@ class _Judge:
 
         The likeliest of all when every end has a spike.
         """
-        order = ends.log_likelihood.argsort(descending=True).tolist()
+        order = ends.log_likelihood.argsort(descending=True, stable=True).tolist()
+        first = likeliest(ends.log_likelihood)
+        order.remove(first)
+        order.insert(0, first)
         for passed_over, i in enumerate(order):
             if not ends.traces[i].failed and self.spike(ends.mixture[i]) is None:
                 return i, passed_over
