@@ -18,6 +18,8 @@ __all__ = [
     "precision_factor",
     "symmetric",
     "transpose",
+    "triangle_units",
+    "widened_factor",
 ]
 
 
@@ -121,3 +123,16 @@ def exp_triangle(values: Tensor, n_features: int, reference: Tensor | None) -> T
     ratio = values.new_zeros((*values.shape[:-1], n_features, n_features))
     ratio[..., rows, columns] = entries
     return ratio if reference is None else reference @ ratio
+
+
+def triangle_units(scales: Tensor) -> Tensor:
+    """For each entry of :func:`log_triangle`, one on the diagonal and else the scale of its row."""
+    rows, columns = torch.tril_indices(len(scales), len(scales))
+    return torch.where((rows == columns).to(scales.device), 1.0, scales[rows])
+
+
+def widened_factor(factor: Tensor, variance: Tensor) -> Tensor:
+    """The Cholesky factor of L Lᵀ + v I, for (*, D, D) and v (*)."""
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    more = variance.sqrt()[..., None, None] * eye
+    return factor_of_rows(torch.cat([factor, more.expand_as(factor)], -1))

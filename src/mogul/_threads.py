@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["in_threads", "one_thread_if_small", "shares"]
 
@@ -25,7 +27,7 @@ _SMALL = 1 << 20
 
 @contextmanager
 def one_thread_if_small(work: int) -> Iterator[None]:
-    """Run torch on one thread inside, when ``work`` multiplications a pass are few.
+    """Run torch and BLAS on one thread inside, when ``work`` multiplications a pass are few.
 
     On two cores shared with other programs a fit of 272 rows took 1.2 s on two threads and 0.04 s
     on one. The number of threads is put back at the end.
@@ -42,9 +44,16 @@ def one_thread_if_small(work: int) -> Iterator[None]:
 def _one_thread(threads: int) -> Iterator[None]:
     torch.set_num_threads(1)
     try:
-        yield
+        with _libraries().limit(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The linear algebra libraries of this process; to find them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def shares(n_rows: int, tile_rows: int) -> list[slice]:

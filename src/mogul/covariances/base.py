@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -176,6 +177,13 @@ class Covariance(ABC):
     def scaled(self, log_factor: Tensor) -> Self:
         """Standard deviations multiplied by exp(log_factor), a tensor of the batch shape or ()."""
 
+    @abstractmethod
+    def widened(self, variance: Tensor) -> Self:
+        """Σ_k + v I, as by adding noise; ``variance`` v ≥ 0 is a tensor of the batch shape or ().
+
+        Computed from the factor without forming Σ_k: v may be far below its rounding.
+        """
+
     # --- a chart for extrapolation and gradients ------------------------------------------------
 
     @abstractmethod
@@ -192,6 +200,15 @@ class Covariance(ABC):
         cls, values: Tensor, n_components: int, n_features: int, reference: Covariance | None = None
     ) -> Self:
         """The inverse of :meth:`encode`; any real vector gives valid covariances."""
+
+    @classmethod
+    def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
+        """What counts as one step in each entry of :meth:`encode`; ``scales`` (D) of the features.
+
+        One for a logarithm, which has no unit; a feature's own scale for what is measured in it.
+        """
+        chart = cls.factor_shape(n_components, len(scales))
+        return scales.new_ones(math.prod(chart))
 
     # --- statistics ---------------------------------------------------------------------------
 
@@ -251,9 +268,13 @@ class Covariance(ABC):
         """Λ_k v_k for ``vectors`` (*batch, K, D)."""
 
     @abstractmethod
-    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+    def raw_second(
+        self, products: Tensor, responsibilities: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
         """Second moments about zero; the shape of ``factor``.
 
         ``products`` (*batch, K, F) are responsibilities @ features(x)ᵀ, which a kernel has from the
-        same matrix product as the first moments; ``responsibilities`` are (*batch, K, S).
+        same matrix product as the first moments. Only structures whose features are not shared
+        need ``responsibilities`` (*batch, K, S) and ``x`` (D, S); the others may be given the sum
+        of many tiles' products.
         """

@@ -79,6 +79,9 @@ class DiagCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
 
+    def widened(self, variance: Tensor) -> Self:
+        return replace(self, factor=(self.factor.square() + variance[..., None, None]).sqrt())
+
     def encode(self, reference: Covariance | None = None) -> Tensor:
         ratio = self.factor if reference is None else self.factor / reference.factor
         return ratio.log().flatten(-2)
@@ -115,5 +118,7 @@ class DiagCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return vectors * self.precisions()
 
-    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+    def raw_second(
+        self, products: Tensor, responsibilities: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
         return products

@@ -21,6 +21,8 @@ from mogul._linalg import (
     precision_factor,
     symmetric,
     transpose,
+    triangle_units,
+    widened_factor,
 )
 from mogul.covariances.base import Covariance
 
@@ -100,6 +102,9 @@ class FullCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None, None])
 
+    def widened(self, variance: Tensor) -> Self:
+        return replace(self, factor=widened_factor(self.factor, variance.unsqueeze(-1)))
+
     def encode(self, reference: Covariance | None = None) -> Tensor:
         return log_triangle(self.factor, None if reference is None else reference.factor).flatten(
             -2
@@ -112,6 +117,10 @@ class FullCovariance(Covariance):
         triangle = values.unflatten(-1, (n_components, -1))
         factor = exp_triangle(triangle, n_features, None if reference is None else reference.factor)
         return cls(factor, n_components, n_features)
+
+    @classmethod
+    def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
+        return triangle_units(scales).repeat(n_components)
 
     @classmethod
     def moment(cls, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -139,7 +148,9 @@ class FullCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return (self.precisions() @ vectors.unsqueeze(-1)).squeeze(-1)
 
-    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+    def raw_second(
+        self, products: Tensor, responsibilities: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
         rows, columns = torch.tril_indices(self.n_features, self.n_features)
         moment = products.new_empty((*products.shape[:-1], self.n_features, self.n_features))
         moment[..., rows, columns] = products

@@ -82,6 +82,9 @@ class SphericalCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None])
 
+    def widened(self, variance: Tensor) -> Self:
+        return replace(self, factor=(self.factor.square() + variance[..., None]).sqrt())
+
     def encode(self, reference: Covariance | None = None) -> Tensor:
         return (self.factor if reference is None else self.factor / reference.factor).log()
 
@@ -115,5 +118,7 @@ class SphericalCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return vectors * self.precisions().unsqueeze(-1)
 
-    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+    def raw_second(
+        self, products: Tensor, responsibilities: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
         return products.squeeze(-1)

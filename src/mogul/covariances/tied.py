@@ -21,6 +21,8 @@ from mogul._linalg import (
     precision_factor,
     symmetric,
     transpose,
+    triangle_units,
+    widened_factor,
 )
 from mogul.covariances.base import Covariance
 
@@ -107,6 +109,9 @@ class TiedCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
 
+    def widened(self, variance: Tensor) -> Self:
+        return replace(self, factor=widened_factor(self.factor, variance))
+
     def encode(self, reference: Covariance | None = None) -> Tensor:
         return log_triangle(self.factor, None if reference is None else reference.factor)
 
@@ -116,6 +121,10 @@ class TiedCovariance(Covariance):
     ) -> Self:
         factor = exp_triangle(values, n_features, None if reference is None else reference.factor)
         return cls(factor, n_components, n_features)
+
+    @classmethod
+    def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
+        return triangle_units(scales)
 
     @classmethod
     def moment(cls, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -144,5 +153,9 @@ class TiedCovariance(Covariance):
     def precision_times(self, vectors: Tensor) -> Tensor:
         return vectors @ self.precisions()
 
-    def raw_second(self, products: Tensor, responsibilities: Tensor, x: Tensor) -> Tensor:
+    def raw_second(
+        self, products: Tensor, responsibilities: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
+        assert responsibilities is not None
+        assert x is not None
         return (responsibilities.sum(-2).unsqueeze(-2) * x) @ transpose(x)

@@ -6,7 +6,7 @@ are taken in tiles, so that memory beyond the data does not grow with their numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from functools import reduce
 from operator import add
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mogul._threads import in_threads, one_thread_if_small, shares
 from mogul.kernels.expanded import ExpandedKernel
-from mogul.kernels.reference import ReferenceKernel
+from mogul.kernels.reference import ReferenceKernel, tiles
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["KERNELS", "e_step", "log_prob", "predict", "responsibilities"]
+__all__ = ["KERNELS", "e_step", "log_likelihood", "log_prob", "predict", "responsibilities"]
 
 Answer = TypeVar("Answer")
 
@@ -60,27 +60,45 @@ def e_step(
     engine = _choose(rows, mixture, kernel)
 
     def collect(span: slice) -> Stats:
-        return _collect_span(copy(engine), rows, sample_weight, span)
+        weight = None if sample_weight is None else sample_weight[..., span]
+        return copy(engine).collect(rows[..., span, :], weight)
 
     total = reduce(add, _over_spans(collect, rows, engine))
     return engine.mixture.covariance.recentre(total, engine.mixture.means.double())
 
 
-def _collect_span(
-    engine: ReferenceKernel | ExpandedKernel,
-    rows: Tensor,
-    sample_weight: Tensor | None,
-    span: slice,
-) -> Stats:
-    """The statistics of a stretch of rows, tile by tile."""
-    total: Stats | None = None
-    for part in _tiles(span, engine.tile_rows):
-        weight = None if sample_weight is None else sample_weight[..., part]
-        stats = engine.collect(rows[..., part, :], weight)
-        if stats.origin is not engine.origin:  # a tile fell back to the reference
-            stats = engine.mixture.covariance.recentre(stats, engine.origin)
-        total = stats if total is None else total + stats
-    return engine.collect(rows[..., :0, :], None) if total is None else total
+def log_likelihood(rows: Tensor, mixture: Mixture, sample_weight: Tensor | None = None) -> Tensor:
+    r"""The log-likelihood of all rows in nats, with its gradient in the mixture's parameters.
+
+    The gradient of :math:`\sum_n w_n \log p(x_n)` is that of the expected complete log-likelihood
+
+    .. math::
+        \sum_k S_{0k} (\log w_k - \tfrac12 \log\det 2\pi\Sigma_k)
+        - \tfrac12 \operatorname{tr} \Sigma_k^{-1} S_{2k}(\mu_k)
+
+    at the statistics of the E-step (Fisher's identity; Salakhutdinov, Roweis and Ghahramani 2003).
+    So a gradient costs what an EM iteration costs, with the same kernels and bounded memory. The
+    rows themselves get no gradient; :meth:`Mixture.log_prob` gives them one.
+
+    Parameters
+    ----------
+    rows : Tensor, shape (N, D)
+    mixture : Mixture
+    sample_weight : Tensor, shape (N,), optional
+
+    Returns
+    -------
+    Tensor, shape (*batch), float64
+    """
+    with torch.no_grad():
+        stats = e_step(rows, mixture.detach(), sample_weight)
+    covariance = mixture.covariance
+    second = covariance.recentre(stats, mixture.means).second
+    distance = (covariance.precisions() * second).flatten(-covariance.factor_ndim).sum(-1)
+    constant = mixture.log_weights - covariance.log_diagonal().sum(-1)
+    constant = torch.where(stats.count > 0, constant, 0.0)  # 0 · log 0
+    expected = (stats.count * constant).sum(-1) - 0.5 * distance
+    return stats.log_likelihood + (expected - expected.detach())
 
 
 def log_prob(rows: Tensor, mixture: Mixture) -> Tensor:
@@ -104,8 +122,8 @@ def _map_rows(rows: Tensor, mixture: Mixture, answer: Callable[[Tensor], Tensor]
 
         def answers(span: slice) -> Tensor:
             own = copy(engine)
-            tiles = _tiles(span, own.tile_rows) if span.stop > span.start else [span]
-            return torch.cat([answer(own.terms(rows[part])) for part in tiles])
+            parts = tiles(span, own.tile_rows) if span.stop > span.start else [span]
+            return torch.cat([answer(own.terms(rows[part])) for part in parts])
 
         return torch.cat(_over_spans(answers, rows, engine))
 
@@ -145,8 +163,3 @@ def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> ReferenceKernel | Ex
 def _tracks_gradients(rows: Tensor, mixture: Mixture) -> bool:
     tensors = (rows, mixture.log_weights, mixture.means, mixture.covariance.factor)
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
-def _tiles(span: slice, tile_rows: int) -> Iterator[slice]:
-    for start in range(span.start, span.stop, tile_rows):
-        yield slice(start, min(start + tile_rows, span.stop))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mogul.kernels.reference import ReferenceKernel
+from mogul.kernels.reference import ReferenceKernel, tiles
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -30,16 +34,16 @@ class ExpandedKernel:
 
     With the features of a tile (products of columns) in one buffer, all log-densities are one
     matrix product and all statistics another. The expanded form cancels when a row is far from the
-    common origin in units of the narrowest component; :meth:`collect` bounds this per tile, by
-    :math:`(\sum_j \sqrt{\Lambda_{jj}} |x_j|)^2 \ge x^\top \Lambda x`, and sends a tile that exceeds
-    the bound to the reference kernel. Needs rows shared by the whole batch, and no gradients.
+    common origin in units of the narrowest component; each tile bounds this by
+    :math:`(\sum_j \sqrt{\Lambda_{jj}} |x_j|)^2 \ge x^\top \Lambda x`, and a tile that exceeds the
+    bound goes to the reference kernel. Needs a CPU, rows shared by the whole batch, and no
+    gradients. The buffers belong to one thread: a second one works on a ``copy``.
     """
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
         covariance = mixture.covariance
-        batch_axes = tuple(range(len(mixture.batch_shape)))
-        self.centre = mixture.mean.mean(batch_axes) if batch_axes else mixture.mean  # (D,)
+        self.centre = _centre(mixture)  # (D,)
         shifted = mixture.means - self.centre
         self.origin = self.centre.expand_as(shifted)
         self.linear = covariance.precision_times(shifted)  # (*batch, K, D)
@@ -55,17 +59,16 @@ class ExpandedKernel:
             farthest @ self.sharpest < self.limit
         )
         self.fallback = ReferenceKernel(mixture)
+        parts = [self.linear, self.constant.unsqueeze(-1)]
         self._shared = covariance.shared_features
-        if self._shared:
-            self._all = torch.cat(
-                [self.quadratic, self.linear, self.constant.unsqueeze(-1)], -1
-            )  # (*batch, K, F + D + 1)
-        self._buffer: Tensor | None = None
+        self._weights = torch.cat([self.quadratic, *parts] if self._shared else parts, -1)
+        self._lines = self._shares = self.linear.new_empty(0)
 
     def __copy__(self) -> ExpandedKernel:
-        """The same constants and a buffer of its own, for another thread."""
+        """The same constants and buffers of its own, for another thread."""
         twin = object.__new__(ExpandedKernel)
-        twin.__dict__ = {**self.__dict__, "_buffer": None}
+        empty = self.linear.new_empty(0)
+        twin.__dict__ = {**self.__dict__, "_lines": empty, "_shares": empty}
         return twin
 
     @property
@@ -77,75 +80,129 @@ class ExpandedKernel:
         return _TILE_BYTES // (8 * per_row)
 
     def terms(self, rows: Tensor) -> Tensor:
-        """Log w_k + log N(x; μ_k, Σ_k) for rows (S, D); (*batch, K, S)."""
+        """Log w_k + log N(x; μ_k, Σ_k) for rows (S, D) of one tile; (*batch, K, S).
+
+        The answer lies in a buffer that the next tile overwrites.
+        """
         loaded = self._load(rows)
-        return self.fallback.terms(rows) if loaded is None else self._terms(loaded)
+        return self.fallback.terms(rows) if loaded is None else self._terms(*loaded)
 
     def collect(self, rows: Tensor, sample_weight: Tensor | None) -> Stats:
-        """Statistics of one tile of rows, (S, D)."""
-        loaded = self._load(rows)
-        if loaded is None:
-            return self.fallback.collect(rows, sample_weight)
-        shares = self._terms(loaded)
-        peak = shares.amax(-2, keepdim=True)
-        shares.sub_(peak).exp_()
-        total = shares.sum(-2, keepdim=True)
-        log_prob = (peak + total.log()).squeeze(-2)  # (*batch, S)
-        if sample_weight is None:
-            weight = None
-            row_weight = log_prob.new_full(self.mixture.batch_shape, rows.shape[0])
-            log_likelihood = log_prob.sum(-1)
-            shares.div_(total)
-        else:
-            weight = sample_weight.to(log_prob)
-            row_weight = weight.sum(-1).expand(self.mixture.batch_shape)
-            log_likelihood = (log_prob * weight).sum(-1)
-            shares.mul_(weight.unsqueeze(-2) / total)
-        features, x = loaded
-        n_features = self.mixture.n_features
-        products, first = self._sums(shares, features, x)
-        return Stats(
-            count=first[..., n_features],
-            first=first[..., :n_features],
-            second=self.mixture.covariance.raw_second(products, shares, x[:n_features]),
-            origin=self.origin,
-            row_weight=row_weight,
-            log_likelihood=log_likelihood,
-        )
+        """Statistics of rows (N, D)."""
+        sums = self._zero()
+        strays: list[Stats] = []
+        for part in tiles(slice(0, rows.shape[0]), self.tile_rows):
+            weight = None if sample_weight is None else sample_weight[..., part]
+            loaded = self._load(rows[part])
+            if loaded is None:
+                stray = self.fallback.collect(rows[part], weight)
+                strays.append(self.mixture.covariance.recentre(stray, self.origin))
+            else:
+                self._add(sums, *loaded, weight)
+        return reduce(add, strays, self._stats(sums))
 
     def _load(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Features (F, S) and centred columns (D + 1, S), or None where they would cancel."""
+        """Features (F, S), centred columns and a line of ones (D + 1, S); None if they cancel."""
         n_features, n_rows = self.mixture.n_features, rows.shape[0]
         if n_rows == 0:
             return None
         n_products = self.quadratic.shape[-1] if self._shared else 0
-        buffer = self._space(n_products + n_features + 1, n_rows)
-        x = buffer[n_products:]
-        torch.sub(rows.T, self.centre.unsqueeze(-1), out=x[:n_features])
-        x[n_features] = 1.0
-        centred = x[:n_features]  # two reductions: aminmax takes ten times as long as both
+        if self._lines.shape[-1] != n_rows:
+            self._lines = self.linear.new_empty((n_products + n_features + 1, n_rows))
+            self._lines[-1] = 1.0
+        x = self._lines[n_products:]
+        centred = x[:-1]
+        torch.sub(rows.T, self.centre.unsqueeze(-1), out=centred)
+        # Two reductions: aminmax takes ten times as long as both.
         widest = torch.maximum(centred.amax(-1), -centred.amin(-1))
         if not bool(widest @ self.sharpest < self.limit):  # also when a value is NaN
             return None
-        out = buffer[:n_products] if self._shared else None
-        return self.mixture.covariance.features(x[:n_features], out), x
+        out = self._lines[:n_products] if self._shared else None
+        return self.mixture.covariance.features(centred, out), x
 
-    def _sums(self, shares: Tensor, features: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Responsibilities times features, and times x and one, each summed over rows."""
-        if not self._shared:
-            return shares @ features.transpose(-1, -2), shares @ x.T
-        n_products, n_rows = features.shape
-        both = shares @ self._space(n_products + x.shape[0], n_rows).T
-        return both[..., :n_products], both[..., n_products:]
-
-    def _space(self, n_lines: int, n_rows: int) -> Tensor:
-        if self._buffer is None or self._buffer.shape[-1] != n_rows:
-            self._buffer = self.linear.new_empty((n_lines, n_rows))
-        return self._buffer
-
-    def _terms(self, loaded: tuple[Tensor, Tensor]) -> Tensor:
-        features, x = loaded
+    def _terms(self, features: Tensor, x: Tensor) -> Tensor:
+        shape = (*self.constant.shape, x.shape[-1])
+        if self._shares.shape != shape:
+            self._shares = self.linear.new_empty(shape)
         if self._shared:
-            return self._all @ self._space(self._all.shape[-1], x.shape[-1])
-        linear = torch.cat([self.linear, self.constant.unsqueeze(-1)], -1) @ x
-        return linear.add_(self.quadratic @ features)
+            return _product(self._weights, self._lines, self._shares)
+        return _product(self._weights, x, self._shares).add_(self.quadratic @ features)
+
+    def _add(self, sums: _Sums, features: Tensor, x: Tensor, weight: Tensor | None) -> None:
+        """Add the statistics of one tile to ``sums``."""
+        shares = self._terms(features, x)
+        peak = shares.amax(-2, keepdim=True)
+        shares.sub_(peak).exp_()
+        total = shares.sum(-2, keepdim=True)
+        log_prob = (peak + total.log()).squeeze(-2)  # (*batch, S)
+        scale = total.reciprocal_()
+        if weight is None:
+            sums.row_weight += x.shape[-1]
+        else:
+            weight = weight.to(log_prob)
+            sums.row_weight += weight.sum(-1)
+            log_prob *= weight
+            scale = scale * weight.unsqueeze(-2)
+        sums.log_likelihood += log_prob.sum(-1)
+        shares.mul_(scale)
+        if self._shared:
+            sums.products += _product(shares, self._lines.T)
+        else:
+            products = shares @ features.transpose(-1, -2)
+            sums.products += torch.cat([products, _product(shares, x.T)], -1)
+            sums.second += self.mixture.covariance.raw_second(products, shares, x[:-1])
+
+    def _zero(self) -> _Sums:
+        n_lines = self.quadratic.shape[-1] + self.mixture.n_features + 1
+        per_mixture = self.linear.new_zeros(self.mixture.batch_shape)
+        return _Sums(
+            products=self.linear.new_zeros((*self.constant.shape, n_lines)),
+            second=torch.zeros_like(self.mixture.covariance.factor),
+            row_weight=per_mixture,
+            log_likelihood=per_mixture.clone(),
+        )
+
+    def _stats(self, sums: _Sums) -> Stats:
+        sizes = [self.quadratic.shape[-1], self.mixture.n_features, 1]
+        products, first, count = sums.products.split(sizes, -1)
+        raw_second = self.mixture.covariance.raw_second
+        return Stats(
+            count=count.squeeze(-1),
+            first=first,
+            second=raw_second(products) if self._shared else sums.second,
+            origin=self.origin,
+            row_weight=sums.row_weight,
+            log_likelihood=sums.log_likelihood,
+        )
+
+
+def _centre(mixture: Mixture) -> Tensor:
+    """About the mean of all the mixtures of a batch, (D,), to an eighth of a standard deviation.
+
+    The mixtures that an M-step made from the same rows have the same mean but for rounding; its
+    last digits are dropped so that one of them alone is computed exactly as it is in a batch.
+    """
+    axes = tuple(range(len(mixture.batch_shape)))
+    mean, variance = mixture.mean, mixture.variance
+    if axes:
+        mean, variance = mean.mean(axes), variance.mean(axes)
+    unit = torch.exp2(variance.sqrt().log2().floor() - 3)
+    return (mean / unit).round() * unit
+
+
+@dataclass
+class _Sums:
+    """What is added up over the tiles of a stretch of rows, in place."""
+
+    products: Tensor  # responsibilities times features, x and one: (*batch, K, F + D + 1)
+    second: Tensor  # where features are not shared, and second moments cannot wait for the end
+    row_weight: Tensor
+    log_likelihood: Tensor
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Left @ right by NumPy's BLAS: as fast as torch's on AVX2, 1.5 times as fast on AVX-512."""
+    into = None if out is None else out.numpy()
+    with np.errstate(all="ignore"):  # a component of weight zero has terms of -inf
+        product = np.matmul(left.numpy(), right.numpy(), out=into)
+    return torch.from_numpy(product) if out is None else out

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import reduce
+from operator import add
+
 from torch import Tensor
 
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["ReferenceKernel"]
+__all__ = ["ReferenceKernel", "tiles"]
 
 _TILE_ELEMENTS = 1 << 19
 """Rows × components × features held at once: 4 MB, the share of a core's caches."""
@@ -33,7 +37,21 @@ class ReferenceKernel:
         return self.mixture.component_terms(rows.to(self.mixture.means))
 
     def collect(self, rows: Tensor, sample_weight: Tensor | None) -> Stats:
-        """Statistics of one tile of rows, (*batch or (), S, D)."""
+        """Statistics of rows (*batch or (), N, D)."""
+        if not rows.shape[-2]:
+            return self._collect_tile(rows, sample_weight)
+        return reduce(
+            add,
+            (
+                self._collect_tile(
+                    rows[..., part, :],
+                    None if sample_weight is None else sample_weight[..., part],
+                )
+                for part in tiles(slice(0, rows.shape[-2]), self.tile_rows)
+            ),
+        )
+
+    def _collect_tile(self, rows: Tensor, sample_weight: Tensor | None) -> Stats:
         rows = rows.to(self.mixture.means)
         terms = self.mixture.component_terms(rows)
         log_prob = terms.logsumexp(-2)  # (*batch, S)
@@ -52,3 +70,9 @@ class ReferenceKernel:
             row_weight=weight.double().sum(-1).expand(self.mixture.batch_shape),
             log_likelihood=(weight * log_prob).sum(-1).double(),
         )
+
+
+def tiles(span: slice, tile_rows: int) -> Iterator[slice]:
+    """Rows ``span`` in stretches of ``tile_rows``, the last of them shorter."""
+    for start in range(span.start, span.stop, tile_rows):
+        yield slice(start, min(start + tile_rows, span.stop))
