@@ -411,15 +411,31 @@ class Mixture(Distribution):
             return self.sample_with_labels(sample_shape, generator=generator)[0]
 
     def rsample(
-        self, sample_shape: Any = (), *, generator: torch.Generator | None = None
+        self,
+        sample_shape: Any = (),
+        *,
+        generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
     ) -> Tensor:
         """Draw so that gradients reach weights, means and scales; (*sample, *batch, D).
 
         The gradient is exact for every parameter, by implicit reparameterisation of the conditional
         distribution functions (Figurnov, Mohamed and Mnih 2018). It costs D backward passes.
+
+        Parameters
+        ----------
+        sample_shape : shape, default ()
+        generator : torch.Generator, optional
+        uniform : Tensor, shape (*sample, *batch, D), optional
+            Numbers strictly between 0 and 1 that decide the draw, one conditional quantile after
+            another (Rosenblatt 1952). It is then a continuous function of the parameters, for
+            common random numbers and for points of a Sobol sequence, and takes longer.
         """
-        drawn = self.sample(sample_shape, generator=generator)
         n_rows = torch.Size(sample_shape).numel()
+        if uniform is None:
+            drawn = self.sample(sample_shape, generator=generator)
+        else:
+            drawn = self._at_uniform(uniform, torch.Size(sample_shape))
         if not self._tracks_gradients():
             return drawn
 
@@ -434,6 +450,29 @@ class Mixture(Distribution):
             return uniform.movedim(-2, 0).reshape(x.shape)
 
         return attach_gradient(drawn, transform)
+
+    @torch.no_grad()
+    def _at_uniform(self, uniform: Tensor, sample_shape: torch.Size) -> Tensor:
+        """The point whose conditional distribution functions are ``uniform``, in float64."""
+        shape = (*sample_shape, *self.batch_shape, self.n_features)
+        if uniform.shape != shape or not bool(((uniform > 0) & (uniform < 1)).all()):
+            raise InputError(
+                f"uniform has shape {tuple(uniform.shape)}; expected {shape}, with numbers "
+                "strictly between 0 and 1."
+            )
+        factor = self.covariance.scale_tril().double()
+        means, log_shares = self.means.double(), self.log_weights.double()
+        found: list[Tensor] = []
+        white = means.new_zeros((*shape[:-1], self.n_components, 0))
+        for d in range(self.n_features):
+            centre = means[..., d] + (white * factor[..., d, :d]).sum(-1)  # (*sample, *batch, K)
+            scale = factor[..., d, d].expand_as(centre)
+            shares = torch.softmax(log_shares, -1).expand_as(centre)
+            found.append(_univariate.icdf(uniform[..., d].double(), shares, centre, scale))
+            y = (found[-1].unsqueeze(-1) - centre) / scale
+            log_shares = log_shares - 0.5 * y.square() - scale.log()
+            white = torch.cat([white, y.unsqueeze(-1)], -1)
+        return torch.stack(found, -1).to(self.means)
 
     def sample_with_labels(
         self, sample_shape: Any = (), *, generator: torch.Generator | None = None
