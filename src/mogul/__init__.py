@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mogul import data, datasets, errors, plot
+    from mogul import data, datasets, errors, functional, nn, plot
     from mogul.estimators import GaussianMixture, SelectionResult, select
     from mogul.io import load, save
     from mogul.mixture import Mixture
@@ -26,7 +26,7 @@ _LAZY = {
     "load": "mogul.io",
     "save": "mogul.io",
 }
-_MODULES = ("data", "datasets", "errors", "plot")
+_MODULES = ("data", "datasets", "errors", "functional", "nn", "plot")
 
 __all__ = [
     "GaussianMixture",
@@ -36,7 +36,9 @@ __all__ = [
     "data",
     "datasets",
     "errors",
+    "functional",
     "load",
+    "nn",
     "plot",
     "save",
     "select",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -202,13 +201,18 @@ class Covariance(ABC):
         """The inverse of :meth:`encode`; any real vector gives valid covariances."""
 
     @classmethod
-    def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
-        """What counts as one step in each entry of :meth:`encode`; ``scales`` (D) of the features.
+    def chart_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        """How the entries of :meth:`encode` are arranged for people; flat, they are the vector."""
+        return cls.factor_shape(n_components, n_features)
 
-        One for a logarithm, which has no unit; a feature's own scale for what is measured in it.
+    @classmethod
+    def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
+        """What counts as one step in each entry of :meth:`encode`, in :meth:`chart_shape`.
+
+        ``scales`` (D) are those of the features. One for a logarithm, which has no unit; a
+        feature's own scale for what is measured in it.
         """
-        chart = cls.factor_shape(n_components, len(scales))
-        return scales.new_ones(math.prod(chart))
+        return scales.new_ones(cls.chart_shape(n_components, len(scales)))
 
     # --- statistics ---------------------------------------------------------------------------
 

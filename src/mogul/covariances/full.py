@@ -119,8 +119,12 @@ class FullCovariance(Covariance):
         return cls(factor, n_components, n_features)
 
     @classmethod
+    def chart_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features * (n_features + 1) // 2)
+
+    @classmethod
     def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
-        return triangle_units(scales).repeat(n_components)
+        return triangle_units(scales).expand(cls.chart_shape(n_components, len(scales)))
 
     @classmethod
     def moment(cls, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:

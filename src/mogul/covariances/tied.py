@@ -123,6 +123,10 @@ class TiedCovariance(Covariance):
         return cls(factor, n_components, n_features)
 
     @classmethod
+    def chart_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features * (n_features + 1) // 2,)
+
+    @classmethod
     def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
         return triangle_units(scales)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+from mogul._progress import ProgressLine
 from mogul.infer.selection import Candidate
 from mogul.infer.stopping import IterationRecord, Trace
 
 __all__ = ["Observers", "SearchProgress"]
-
-_LONG_FIT_SECONDS = 2.0
-"""A fit shorter than this shows no progress line: it would only flicker."""
 
 
 class Observers:
@@ -24,7 +21,7 @@ class Observers:
         self.callbacks = list(estimator.callbacks or ())
         self.messages = _Messages(estimator.verbose, estimator.verbose_interval)
         # scikit-learn's messages and a progress line would write over each other.
-        self.line = _ProgressLine(estimator.progress if not estimator.verbose else False)
+        self.line = ProgressLine(estimator.progress if not estimator.verbose else False)
 
     def __call__(self, record: IterationRecord) -> bool:
         self.messages.iteration(record)
@@ -52,7 +49,7 @@ class SearchProgress:
     """Tells of each candidate of a search, as a callable for it."""
 
     def __init__(self, progress: str | bool, n_candidates: int):
-        self.line, self.n_candidates, self.n_done = _ProgressLine(progress), n_candidates, 0
+        self.line, self.n_candidates, self.n_done = ProgressLine(progress), n_candidates, 0
 
     def __call__(self, candidate: Candidate) -> None:
         self.n_done += 1
@@ -93,41 +90,3 @@ class _Messages:
         lapse, value = monotonic() - self.began, trace.records[-1].log_likelihood
         more = f" time lapse {lapse:.5f}s\t lower bound {value:.5f}."
         print(f"Initialization {verdict}{more if self.verbose > 1 else ''}")
-
-
-class _ProgressLine:
-    """One line on standard error, through rich; "auto" waits and needs a terminal."""
-
-    def __init__(self, progress: str | bool):
-        self.wanted = progress is True or (progress == "auto" and sys.stderr.isatty())
-        self.wait = 0.0 if progress is True else _LONG_FIT_SECONDS
-        self.began = monotonic()
-        self.bar: Any = None  # a rich.progress.Progress once it shows
-
-    def update(self, what: str, done: int, total: int, value: str) -> None:
-        if not self.wanted or monotonic() - self.began < self.wait:
-            return
-        if self.bar is None:
-            self.bar = self._opened()
-            self.task = self.bar.add_task("", total=None, value="")
-        self.bar.update(self.task, description=what, completed=done, total=total, value=value)
-
-    @staticmethod
-    def _opened() -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        bar = Progress(
-            TextColumn("{task.description}"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[value]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        bar.start()
-        return bar
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()

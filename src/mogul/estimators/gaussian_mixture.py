@@ -38,12 +38,15 @@ from mogul.infer.spikes import constant_columns
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
+from mogul.nn.maximum_likelihood import fit_by_gradient
 
 __all__ = ["GaussianMixture"]
 
+_ALGORITHMS = {"em": fit_mixture, "gradient": fit_by_gradient}
+
 
 class GaussianMixture(DensityMixin, BaseEstimator):
-    r"""A mixture of Gaussians fitted by expectation maximisation.
+    r"""A mixture of Gaussians fitted by expectation maximisation, or by gradient.
 
     .. math::
         p(x) = \sum_{k=1}^K w_k\, \mathcal{N}(x \mid \mu_k, \Sigma_k)
@@ -80,8 +83,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Go on from the last fit.
     verbose : int, default 0
     verbose_interval : int, default 10
+    algorithm : {"em", "gradient"}, default "em"
+        "gradient" maximises the likelihood by L-BFGS: several times fewer passes over the rows than
+        EM when clusters overlap heavily. ``tol`` is then the gain of five iterations together, and
+        no variance falls below ``reg_covar``.
     acceleration : {"auto", "squarem", "none"}, default "auto"
-        SQUAREM extrapolation (Varadhan and Roland 2008), guarded so that it never lowers the
+        Of EM: SQUAREM extrapolation (Varadhan and Roland 2008), guarded so that it never lowers the
         likelihood. "auto" turns it on once plain EM would need many more iterations.
     callbacks : sequence of callables, optional
         Each is called with an ``IterationRecord`` after every iteration; returning True ends the
@@ -150,6 +157,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "algorithm": [StrOptions(set(_ALGORITHMS))],
         "acceleration": [StrOptions(set(ACCELERATIONS))],
         "callbacks": [list, tuple, None],
         "progress": [StrOptions({"auto"}), "boolean"],
@@ -178,6 +186,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        algorithm: str = "em",
         acceleration: str = "auto",
         callbacks: Sequence[Callable[[IterationRecord], bool | None]] | None = None,
         progress: str | bool = "auto",
@@ -198,6 +207,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.algorithm = algorithm
         self.acceleration = acceleration
         self.callbacks = callbacks
         self.progress = progress
@@ -239,7 +249,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         rows = as_rows(array, weight, device)
         self._warn_of_constant_columns(rows)
         with Observers(self) as observers:
-            fit = fit_mixture(
+            fit = _ALGORITHMS[self.algorithm](
                 rows,
                 self.n_components,
                 self.covariance_type,

@@ -17,7 +17,7 @@ from mogul.infer.starts import start_mixtures
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.mixture import Mixture
 
-__all__ = ["Fit", "FixedParts", "fit_mixture", "initial_mixtures"]
+__all__ = ["Fit", "FixedParts", "best_fit", "fit_mixture", "initial_mixtures"]
 
 COLLAPSED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -161,10 +161,11 @@ def fit_mixture(
                 on_end(trace)
         if ran.interrupted:
             break
-    return _best(results, notes)
+    return best_fit(results, notes)
 
 
-def _best(results: list[EMResult], notes: list[str]) -> Fit:
+def best_fit(results: list[EMResult], notes: list[str]) -> Fit:
+    """The likeliest end of all that did not fail, and what happened on the way."""
     ends = [
         (float(r.log_likelihood[i]), r.mixture[i], r.traces[i])
         for r in results
