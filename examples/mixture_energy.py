@@ -70,7 +70,7 @@ def main() -> None:
     axes.scatter(*outliers.T, s=14, color="tab:red", marker="x", label="planted")
     first, second = (f"{name}, standardised" for name in data.feature_names)
     axes.set(xlabel=first, ylabel=second)
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", facecolor="0.3", labelcolor="white")
     figure.colorbar(filled, label="energy (nats)")
     figure.savefig(options.out / "mixture_energy.png", dpi=120)
     print(f"Picture: {options.out / 'mixture_energy.png'}")

@@ -353,6 +353,42 @@ def test_raw_second_moments(name, seed, size):
     np.testing.assert_allclose(found, CASES[name].part(raw), **TIGHT)
 
 
+@structures
+@given(seeds, sizes, st.floats(0, 10))
+def test_widened_adds_to_every_variance(name, seed, size, variance):
+    covariance, _ = pair(name, seed, *size)
+    wide = covariance.widened(torch.tensor(variance, dtype=torch.float64)).dense()
+    want = covariance.dense() + variance * torch.eye(size[1], dtype=torch.float64)
+    np.testing.assert_allclose(wide, want, **TIGHT)
+
+
+@structures
+@given(seeds, sizes)
+def test_units_of_the_chart(name, seed, size):
+    """A step of one unit moves the same share of a factor in any units of the features."""
+    k, d = size
+    covariance, _ = pair(name, seed, k, d)
+    kind = STRUCTURES[name]
+    scales = rows(seed, d, 1).flatten().exp()
+    units = kind.chart_units(scales, k)
+    assert units.shape == kind.chart_shape(k, d)
+    assert units.numel() == covariance.encode().numel()
+    if name == "spherical":  # one scale cannot follow several features
+        assert bool((units == 1).all())
+        return
+    step = 0.1 * rows(seed + 1, 1, units.numel()).flatten()
+    one = torch.ones(d, dtype=torch.float64)
+    plain = kind.decode(step * kind.chart_units(one, k).flatten(), k, d)
+    scaled = kind.decode(step * units.flatten(), k, d)
+    # Off the diagonal entries are measured in the row's feature; the diagonal is a ratio.
+    shape = (k, d, d)
+    lower = torch.tril(torch.ones(d, d), -1).bool().expand(shape)
+    expected = plain.scale_tril() * scales[:, None]
+    np.testing.assert_allclose(scaled.scale_tril()[lower], expected[lower], **TIGHT)
+    diagonal = torch.eye(d).bool().expand(shape)
+    np.testing.assert_allclose(scaled.scale_tril()[diagonal], plain.scale_tril()[diagonal])
+
+
 def test_features_depend_on_rows_alone_where_a_structure_says_so():
     for name, kind in STRUCTURES.items():
         one, other = pair(name, 0, 2, 3)[0], pair(name, 1, 2, 3)[0]
