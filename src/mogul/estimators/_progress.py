@@ -26,7 +26,7 @@ class Observers:
     def __call__(self, record: IterationRecord) -> bool:
         self.messages.iteration(record)
         value = f"log-likelihood {record.log_likelihood:.6g} nats a row"
-        self.line.update("EM iteration", record.iteration, self.max_iter, value)
+        self.line.update("iteration", record.iteration, self.max_iter, value)
         answers = [callback(record) for callback in self.callbacks]  # every one is told
         return True in answers
 

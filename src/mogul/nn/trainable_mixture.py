@@ -221,10 +221,14 @@ class TrainableMixture(nn.Module):
         return self().sample(sample_shape, generator=generator)
 
     def rsample(
-        self, sample_shape: Any = (), *, generator: torch.Generator | None = None
+        self,
+        sample_shape: Any = (),
+        *,
+        generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
     ) -> Tensor:
         """Draw with gradients in weights, means and scales; see :meth:`Mixture.rsample`."""
-        return self().rsample(sample_shape, generator=generator)
+        return self().rsample(sample_shape, generator=generator, uniform=uniform)
 
     @property
     def mean(self) -> Tensor:
