@@ -88,7 +88,7 @@ def gmm_params(
     >>> energy, _ = gmm_energy(torch.tensor([[1.0], [6.0]]), phi, mu, cov, L, log_det_cov,
     ...                        return_mean=False)
     >>> energy.round(decimals=2)
-    tensor([1.6100, 6.7400])
+    tensor([1.6100, 6.8000])
     """
     _check_params(z, gamma, jitter)
     rows, members = z.double(), gamma.double()
