@@ -303,6 +303,27 @@ def test_weights_are_repetition(optimizer, rows):
     assert weighted.loss == pytest.approx(repeated.loss, abs=1e-9)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_rows_of_weight_zero_change_nothing(optimizer, rows):
+    start = GaussianMixture(2, random_state=0).fit(rows).mixture_
+    weight = np.r_[np.ones(len(rows)), 0.0]
+    more = np.r_[rows, [[1e200, -1e200]]]
+    without = fit(TrainableMixture.from_mixture(start), rows, optimizer, max_epochs=10)
+    found = fit(
+        TrainableMixture.from_mixture(start), more, optimizer, sample_weight=weight, max_epochs=10
+    )
+    assert found.loss == pytest.approx(without.loss, abs=1e-9)
+
+
+def test_a_component_of_weight_zero_stays_one(rows):
+    start = Mixture.from_parameters([1.0, 0.0], rows[:2], [[1.0, 90.0], [1.0, 90.0]], "diag")
+    model = TrainableMixture.from_mixture(start)
+    found = fit(model, rows, "lbfgs")
+    alone = GaussianMixture(1, covariance_type="diag", reg_covar=0).fit(rows)
+    assert -found.loss == pytest.approx(alone.lower_bound_, abs=1e-6)
+    assert model().weights.tolist() == [1.0, 0.0]
+
+
 def test_a_network_with_a_loss_of_its_own():
     x = torch.linspace(-1, 1, 200)[:, None]
     data = torch.cat([x, 3 * x + 1], 1)

@@ -559,6 +559,8 @@ def _as_rows(data: Any, sample_weight: Any, module: nn.Module, loss: Loss | None
                 f"sample_weight must hold {len(values)} finite numbers, one a row, not negative "
                 "and not all zero."
             )
+        counted = weight > 0  # a row of no weight may hold anything
+        return Rows(values[counted], weight[counted])
     return Rows(values, weight)
 
 
