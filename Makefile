@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/old_faithful.py --out demo-output
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not slow' tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not slow' tests
 	$(MAKE) --no-print-directory docs-test
 
 test-slow: $(VENV)/installed
