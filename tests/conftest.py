@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,5 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True)
 def no_open_figures():
     """Every test begins without figures, whatever ran before it in the same process."""
-    import sys
-
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from mogul.errors import InputError
 from mogul.functional import gmm_energy, gmm_params
@@ -57,6 +57,7 @@ def test_the_formulas(n, k, d):
 def test_gradcheck():
     z, logits = inputs(10)
     assert gradcheck(lambda z, g: gmm_params(z, g.softmax(-1)), (z, logits))
+    assert gradgradcheck(lambda z, g: gmm_energy(z, *gmm_params(z, g.softmax(-1)))[0], (z, logits))
     given = [p.detach().clone().requires_grad_() for p in gmm_params(z, logits.softmax(-1))]
     at, _ = inputs(4, seed=1)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch.autograd import gradcheck
 
 from mogul import GaussianMixture, Mixture
@@ -179,26 +180,47 @@ def test_gradcheck_of_rsample(kind):
     assert gradcheck(lambda *p: build(kind, *p).rsample((5,), uniform=uniform), parts(kind))
 
 
+def expectation(kind, leaves):
+    """E[x₁² + x₁x₂ + cos x₂] in closed form, in NumPy, one component at a time."""
+    logits, means, chart = (leaf.detach() for leaf in leaves)
+    weights = np.exp(logits.numpy() - np.logaddexp.reduce(logits.numpy()))
+    matrices = STRUCTURES[kind].decode(chart.flatten(), *means.shape).dense().numpy()
+    total = 0.0
+    for w, (m1, m2), c in zip(weights, means.numpy(), matrices, strict=True):
+        total += w * (c[0, 0] + m1**2 + c[0, 1] + m1 * m2 + np.exp(-c[1, 1] / 2) * np.cos(m2))
+    return total
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_rsample_follows_an_expectation(kind):
-    """Against differences of E[f(x)] computed from the cdf, with no samples in common."""
+def test_rsample_follows_finite_differences_of_an_expectation(kind):
     leaves = parts(kind, seed=3)
+    exact = [torch.zeros_like(leaf) for leaf in leaves]
+    step = 1e-5
+    for i, leaf in enumerate(leaves):
+        for j in range(leaf.numel()):
+            sides = []
+            for sign in (1, -1):
+                moved = [one.detach().clone() for one in leaves]
+                moved[i].view(-1)[j] += sign * step
+                sides.append(expectation(kind, moved))
+            exact[i].view(-1)[j] = (sides[0] - sides[1]) / (2 * step)
 
-    def expectation(*p):
-        mixture = build(kind, *p)  # E[x₁²] + E[x₂]
-        return mixture.variance[0] + mixture.mean[0] ** 2 + mixture.mean[1]
-
-    exact = torch.autograd.grad(expectation(*leaves), leaves)
     n = 40_000
-    uniform = torch.quasirandom.SobolEngine(2, scramble=True, seed=1).draw(n).double()
-    x = build(kind, *leaves).rsample((n,), uniform=uniform.clamp(1e-9, 1 - 1e-9))
-    found = torch.autograd.grad((x[:, 0].square() + x[:, 1]).mean(), leaves)
-    drawn = build(kind, *leaves).rsample((n,), generator=seeded(1))
-    plain = torch.autograd.grad((drawn[:, 0].square() + drawn[:, 1]).mean(), leaves)
-    for want, quasi, random in zip(exact, found, plain, strict=True):
+
+    def estimate(**how):
+        x = build(kind, *leaves).rsample((n,), **how)
+        value = x[:, 0].square() + x[:, 0] * x[:, 1] + x[:, 1].cos()
+        return torch.autograd.grad(value.mean(), leaves)
+
+    sobol = torch.quasirandom.SobolEngine(2, scramble=True, seed=1).draw(n).double()
+    even = estimate(uniform=sobol.clamp(1e-9, 1 - 1e-9))
+    random = estimate(generator=seeded(1))
+    for want, quasi, plain in zip(exact, even, random, strict=True):
         size = float(want.abs().max())
+        # An integral by 40,000 Sobol points, and by as many random ones: 1 / √n is 0.005, times a
+        # spread of the gradient of several times its size.
         torch.testing.assert_close(quasi, want, rtol=0, atol=0.01 * size)
-        torch.testing.assert_close(random, want, rtol=0, atol=0.1 * size)
+        torch.testing.assert_close(plain, want, rtol=0, atol=0.1 * size)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,6 +250,19 @@ def test_the_likelihood_has_the_gradient_of_its_densities(kind, weighted):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+def test_the_likelihoods_of_a_batch_in_float32():
+    leaves = [leaf.detach().float() for leaf in parts("full")]
+    batch = [torch.stack([leaf, 0.5 * leaf]).requires_grad_() for leaf in leaves]
+    mixture = Mixture(batch[0], batch[1], STRUCTURES["full"].decode(batch[2].flatten(1), 3, 2))
+    x = torch.randn(50, 2, generator=seeded())
+    total = log_likelihood(x, mixture)
+    each = mixture.log_prob(x[:, None]).sum(0)
+    torch.testing.assert_close(total.float(), each, rtol=1e-5, atol=0)
+    found = torch.autograd.grad(total.sum(), batch, retain_graph=True)
+    for one, other in zip(found, torch.autograd.grad(each.sum(), batch), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)  # float32 sums of 50 rows
+
+
 # --- fitting --------------------------------------------------------------------------------------
 
 
@@ -252,7 +287,7 @@ def em_optimum(rows, start):
 
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings("ignore:Best performing initialization did not converge")
+@pytest.mark.filterwarnings("ignore:Best performing initialization did not converge")  # one step
 def test_gradients_reach_the_optimum_of_em(kind, k, rows):
     one_step = GaussianMixture(k, covariance_type=kind, random_state=0, max_iter=1)
     start = one_step.fit(rows).mixture_
@@ -307,7 +342,7 @@ def test_weights_are_repetition(optimizer, rows):
 def test_rows_of_weight_zero_change_nothing(optimizer, rows):
     start = GaussianMixture(2, random_state=0).fit(rows).mixture_
     weight = np.r_[np.ones(len(rows)), 0.0]
-    more = np.r_[rows, [[1e200, -1e200]]]
+    more = np.r_[rows, [[math.nan, 1e200]]]
     without = fit(TrainableMixture.from_mixture(start), rows, optimizer, max_epochs=10)
     found = fit(
         TrainableMixture.from_mixture(start), more, optimizer, sample_weight=weight, max_epochs=10
@@ -355,6 +390,57 @@ def test_rows_held_out_choose_the_parameters(rows):
         assert float(model.neglogp(rows[60:]).mean()) == pytest.approx(found.loss)
 
 
+def test_ctrl_c_keeps_the_best_so_far(rows):
+    def press(record):
+        if record.epoch == 4:
+            raise KeyboardInterrupt
+
+    for optimizer in ("adam", "lbfgs"):
+        model = TrainableMixture.from_mixture(GaussianMixture(2, random_state=0).fit(rows).mixture_)
+        with torch.no_grad():
+            model.means.add_(0.5)
+        found = fit(model, rows, optimizer, callbacks=[press])
+        assert found.reason == "interrupted"
+        with torch.no_grad():
+            assert float(model.neglogp(rows).mean()) == pytest.approx(found.loss, abs=1e-12)
+        assert found.loss == min(record.loss for record in found.history)
+
+
+def test_a_loss_that_breaks_down_keeps_what_was_best():
+    class Cliff(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.height = torch.nn.Parameter(torch.tensor(1.0))
+
+    def loss(module, rows):  # it falls towards zero, and below there is nothing
+        return (module.height + 0.0 * rows[:, 0]).sqrt()
+
+    cliff = Cliff()
+    found = fit(cliff, [[0.0]], lambda tensors: torch.optim.SGD(tensors, lr=0.3), loss=loss)
+    assert "not finite" in found.reason
+    assert not found.converged
+    assert math.isfinite(found.loss)
+    assert float(cliff.height.detach()) >= 0
+
+
+def test_no_epochs_change_nothing(rows):
+    start = GaussianMixture(2, random_state=0).fit(rows)
+    found = fit(TrainableMixture.from_mixture(start.mixture_), rows, max_epochs=0)
+    assert found.loss == pytest.approx(-start.lower_bound_, abs=1e-9)
+    assert found.history == []
+
+
+def test_progress_is_shown_when_asked_for(rows, capfd, monkeypatch):
+    fit(TrainableMixture(2, 2), rows, max_epochs=3)
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    fit(TrainableMixture(2, 2), rows, max_epochs=3, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "epoch" in err
+    assert "loss" in err
+
+
 def test_a_callback_ends_the_fit(rows):
     start = TrainableMixture.from_mixture(GaussianMixture(2, random_state=0).fit(rows).mixture_)
     found = fit(start, rows, callbacks=[lambda record: record.epoch == 3])
@@ -368,6 +454,11 @@ def test_a_callback_ends_the_fit(rows):
     [
         ({"data": [[math.nan, 1.0]]}, "nan at"),
         ({"data": np.zeros((0, 2))}, "at least one"),
+        ({"data": np.zeros((5, 3))}, r"expected \(N, 2\)"),
+        ({"data": np.zeros(5)}, r"expected \(N, 2\)"),
+        ({"data": [["a", "b"]]}, "must be numbers"),
+        ({"validation": [[math.inf, 0.0]]}, "validation hold inf"),
+        ({"batch_size": 0}, "batch_size must be"),
         ({"optimizer": "sgd"}, "optimizer is"),
         ({"schedule": "steps"}, "schedule is"),
         ({"optimizer": "lbfgs", "batch_size": 2}, "all rows at once"),
@@ -394,6 +485,16 @@ def test_the_estimator_by_gradient_is_as_likely_as_by_em(kind, rows):
     assert other.fit(rows).converged_
     assert other.lower_bound_ == pytest.approx(em.fit(rows).lower_bound_, abs=1e-5)
     assert other.lower_bound_ == pytest.approx(other.score(rows), abs=1e-12)
+
+
+def test_an_interrupted_estimator_keeps_the_starts_it_tried(rows):
+    model = GaussianMixture(
+        2, algorithm="gradient", n_init=3, random_state=0, callbacks=[lambda r: r.iteration == 2]
+    )
+    with pytest.warns(ConvergenceWarning, match="stopped early"):
+        model.fit(rows)
+    assert len(model.history_) == 2
+    assert model.lower_bound_ == pytest.approx(model.score(rows), abs=1e-12)
 
 
 def test_reg_covar_bounds_the_variances_of_a_gradient_fit():

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from laws.cases import CASES, draw, draw_one, leaves, rebuild, tensor
 from mogul import Mixture
+from mogul._threads import one_thread_if_small
 from mogul.infer.em import m_step
 from mogul.kernels import KERNELS, e_step, log_prob, predict, responsibilities
 from mogul.stats import Stats
@@ -408,3 +410,14 @@ def test_memory_beyond_the_data_is_bounded():
         [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=300
     )
     assert float(done.stdout) < 100
+
+
+def test_who_asks_torch_for_one_thread_gets_one_of_blas_too():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with one_thread_if_small(1 << 40):
+            pools = [p for p in threadpool_info() if p["user_api"] == "blas"]
+            assert [p["num_threads"] for p in pools] == [1] * len(pools)
+    finally:
+        torch.set_num_threads(before)

@@ -30,10 +30,11 @@ def one_thread_if_small(work: int) -> Iterator[None]:
     """Run torch and BLAS on one thread inside, when ``work`` multiplications a pass are few.
 
     On two cores shared with other programs a fit of 272 rows took 1.2 s on two threads and 0.04 s
-    on one. The number of threads is put back at the end.
+    on one. Where torch was told to use one thread, BLAS does too, whatever the work. The numbers of
+    threads are put back at the end.
     """
     threads = torch.get_num_threads()
-    if work > _SMALL or threads == 1:
+    if work > _SMALL and threads > 1:
         yield
     else:
         with _one_thread(threads):

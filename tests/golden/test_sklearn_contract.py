@@ -30,7 +30,13 @@ NOT_PUBLIC = {
 """Their tests that are not about the public interface, and why."""
 
 
-@parametrize_with_checks([GaussianMixture(), GaussianMixture(2, covariance_type="diag")])
+@parametrize_with_checks(
+    [
+        GaussianMixture(),
+        GaussianMixture(2, covariance_type="diag"),
+        GaussianMixture(algorithm="gradient"),
+    ]
+)
 def test_estimator_checks(estimator, check):
     check(estimator)
 

@@ -31,7 +31,6 @@ _SMALLEST_RATE = 1e-3
 """The share of the first learning rate below which more epochs change nothing that matters."""
 _WINDOW = 5
 """Iterations of L-BFGS that together must gain less than the tolerance: one may gain by chance."""
-
 _LINE_SEARCH = 25
 """The most points that one line search of L-BFGS may look at."""
 
@@ -132,7 +131,7 @@ def fit(
         A callable takes the list of tensors to train and returns a ``torch.optim.Optimizer``; it
         sets its own learning rate. "lbfgs" (Liu and Nocedal 1989, with a strong Wolfe line search)
         sees all rows at each step and is the better one wherever that is possible: on overlapping
-        clusters it needs several times fewer passes than EM.
+        clusters it needs several times fewer passes than plain EM.
     loss : callable (module, rows) → Tensor, optional
         A loss for each row, shape (B,).
     sample_weight : array-like, shape (N,), optional
@@ -192,8 +191,10 @@ def fit(
             "max_epochs and tol must not be negative, patience must be at least 1 and "
             f"learning_rate positive; got {max_epochs}, {tol}, {patience} and {learning_rate}."
         )
-    rows, held_out = _split(_as_rows(data, sample_weight, module, loss), validation, seed)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1; got {batch_size}.")
     objective = _Objective(module, loss)
+    rows, held_out = _split(_as_rows(data, sample_weight, objective), validation, seed)
     leaves = _Leaves(module, rows)
     if optimizer == "lbfgs":
         if batch_size is not None and batch_size < rows.n_rows:
@@ -244,8 +245,8 @@ def _run(
             if descent.has_converged(watched):
                 converged, reason = True, "nothing more was gained"
                 break
-        if held_out is None and descent.loss_is_of_start and history:
-            best.offer(objective.value(descent.rows), leaves.snapshot())
+        if not history or (held_out is None and descent.loss_is_of_start):
+            best.offer(objective.value(held_out or descent.rows), leaves.snapshot())
     except KeyboardInterrupt:
         reason = "interrupted"
     best.restore()
@@ -257,11 +258,16 @@ class _Objective:
 
     def __init__(self, module: nn.Module, loss: Loss | None):
         self.module, self.loss = module, loss
-        if loss is None and not isinstance(_mixture_of(module), Mixture):
+        self.n_features: int | None = None  # any, with a loss of the user's own
+        if loss is not None:
+            return
+        mixture = _mixture_of(module)
+        if not isinstance(mixture, Mixture):
             raise InputError(
                 f"Calling this {type(module).__name__} without arguments does not give a Mixture; "
                 "pass loss=, a function of the module and rows that returns a loss for each row."
             )
+        self.n_features = mixture.n_features
 
     def __call__(self, rows: Rows) -> Tensor:
         if self.loss is None:
@@ -533,35 +539,51 @@ def _schedule(
     return schedule(optimizer)
 
 
-def _as_rows(data: Any, sample_weight: Any, module: nn.Module, loss: Loss | None) -> Rows:
-    like = next(module.parameters())
-    if isinstance(data, Rows):
-        values, weight = data.values, data.weight
-    else:
-        values = data if isinstance(data, Tensor) else torch.from_numpy(np.array(data, dtype=float))
-        weight = None
-    if sample_weight is not None:
-        weight = torch.as_tensor(np.asarray(sample_weight, dtype=float), device=like.device)
-    values = values.detach().to(like.device)
-    if loss is not None or not values.is_floating_point():
+def _as_rows(data: Any, sample_weight: Any, objective: _Objective) -> Rows:
+    """Rows on the device of the module, those of no weight left out."""
+    like = next(objective.module.parameters())
+    given = data if isinstance(data, Rows) else Rows(_as_floats(data, "data"))
+    values = given.values.detach().to(like.device)
+    if objective.loss is not None or not values.is_floating_point():
         values = values.to(like.dtype)
     if values.ndim == 0 or not len(values):
         raise InputError(f"data have shape {tuple(values.shape)}; expected rows, at least one.")
+    if objective.n_features is not None and values.shape[1:] != (objective.n_features,):
+        raise InputError(
+            f"data have shape {tuple(values.shape)}; expected (N, {objective.n_features}) for this "
+            "mixture."
+        )
+    weight = given.weight
+    if sample_weight is not None:
+        weight = _as_floats(sample_weight, "sample_weight")
+    if weight is None:
+        return Rows(_finite(values, "data"))
+    weight = weight.to(values)
+    usable = weight.shape == values.shape[:1] and bool(torch.isfinite(weight).all())
+    if not usable or bool((weight < 0).any()) or not bool(weight.sum() > 0):
+        raise InputError(
+            f"sample_weight must hold {len(values)} finite numbers, one a row, not negative and "
+            "not all zero."
+        )
+    counted = weight > 0
+    return Rows(_finite(values[counted], "data"), weight[counted])
+
+
+def _as_floats(values: Any, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values, dtype=float))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be numbers, in rows of equal length.") from error
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
     finite = torch.isfinite(values)
     if not bool(finite.all()):
-        place = (~finite).nonzero()[0].tolist()
-        raise InputError(f"data hold {float(values[tuple(place)])} at {place}; drop or fill it.")
-    if weight is not None:
-        weight = weight.to(values)
-        usable = weight.shape == values.shape[:1] and bool(torch.isfinite(weight).all())
-        if not usable or bool((weight < 0).any()) or not bool(weight.sum() > 0):
-            raise InputError(
-                f"sample_weight must hold {len(values)} finite numbers, one a row, not negative "
-                "and not all zero."
-            )
-        counted = weight > 0  # a row of no weight may hold anything
-        return Rows(values[counted], weight[counted])
-    return Rows(values, weight)
+        place = tuple((~finite).nonzero()[0].tolist())
+        raise InputError(f"{name} hold {float(values[place])} at {place}; drop or fill it.")
+    return values
 
 
 def _split(rows: Rows, validation: Any, seed: int) -> tuple[Rows, Rows | None]:
@@ -569,13 +591,13 @@ def _split(rows: Rows, validation: Any, seed: int) -> tuple[Rows, Rows | None]:
     if validation is None:
         return rows, None
     if not isinstance(validation, float):
-        values = torch.as_tensor(np.asarray(validation, dtype=float))
+        values = _as_floats(validation, "validation")
         if values.shape[1:] != rows.values.shape[1:]:
             raise InputError(
                 f"The validation rows have shape {tuple(values.shape)}, the training rows "
                 f"{tuple(rows.values.shape)}."
             )
-        return rows, Rows(values.to(rows.values))
+        return rows, Rows(_finite(values.to(rows.values), "validation"))
     n_held_out = round(validation * rows.n_rows)
     if not 0 < n_held_out < rows.n_rows:
         raise InputError(

@@ -17,7 +17,7 @@ from mogul.infer.starts import start_mixtures
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.mixture import Mixture
 
-__all__ = ["Fit", "FixedParts", "best_fit", "fit_mixture", "initial_mixtures"]
+__all__ = ["Fit", "FixedParts", "fit_mixture", "initial_mixtures"]
 
 COLLAPSED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -124,14 +124,16 @@ def fit_mixture(
     fixed: FixedParts | None = None,
     continue_from: tuple[Mixture, float] | None = None,
     together: bool = True,
+    climb: Callable[..., EMResult] = fit_em,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
     on_end: Callable[[Trace], None] | None = None,
 ) -> Fit:
-    """Fit by EM from ``n_init`` starts and keep the likeliest end.
+    """Fit from ``n_init`` starts and keep the likeliest end.
 
     ``continue_from`` is a mixture and the log-likelihood before it, to go on from instead of
-    starting anew; ``together`` runs all starts as one batch, else one after another. ``on_end`` is
-    told how each start went.
+    starting anew; ``together`` runs all starts as one batch, else one after another. ``climb`` is
+    the algorithm, called as :func:`~mogul.infer.em.fit_em` is. ``on_end`` is told how each start
+    went.
     """
     settings = settings or EMSettings()
     if continue_from is not None:
@@ -154,18 +156,17 @@ def fit_mixture(
     results: list[EMResult] = []
     for i in range(0, len(starts), step):
         part = starts[i : i + step]
-        ran = fit_em(rows, part, settings, previous=previous, first=i, on_iteration=on_iteration)
+        ran = climb(rows, part, settings, previous=previous, first=i, on_iteration=on_iteration)
         results.append(ran)
         if on_end is not None:
             for trace in ran.traces:
                 on_end(trace)
         if ran.interrupted:
             break
-    return best_fit(results, notes)
+    return _best(results, notes)
 
 
-def best_fit(results: list[EMResult], notes: list[str]) -> Fit:
-    """The likeliest end of all that did not fail, and what happened on the way."""
+def _best(results: list[EMResult], notes: list[str]) -> Fit:
     ends = [
         (float(r.log_likelihood[i]), r.mixture[i], r.traces[i])
         for r in results
@@ -175,7 +176,7 @@ def best_fit(results: list[EMResult], notes: list[str]) -> Fit:
     if not usable:
         raise DegenerateFitError(COLLAPSED)
     notes = notes + [
-        f"a start was dropped: {trace.events[-1]} too often" for *_, trace in ends if trace.failed
+        f"a start was dropped: {trace.events[-1]}" for *_, trace in ends if trace.failed
     ]
     value, mixture, trace = usable[
         likeliest(torch.tensor([end[0] for end in usable], dtype=torch.float64))

@@ -150,10 +150,9 @@ class _Judge:
 
         The likeliest of all when every end has a spike.
         """
-        order = ends.log_likelihood.argsort(descending=True, stable=True).tolist()
         first = likeliest(ends.log_likelihood)
-        order.remove(first)
-        order.insert(0, first)
+        falling = ends.log_likelihood.argsort(descending=True, stable=True).tolist()
+        order = [first, *(i for i in falling if i != first)]
         for passed_over, i in enumerate(order):
             if not ends.traces[i].failed and self.spike(ends.mixture[i]) is None:
                 return i, passed_over
