@@ -17,10 +17,11 @@ from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.datasets import old_faithful
 from mogul.errors import DegenerateFitError
-from mogul.infer.em import ACCELERATIONS, EMSettings, fit_em, likeliest, m_step, stack
+from mogul.infer.ascent import ACCELERATIONS
+from mogul.infer.em import EMSettings, fit_em, likeliest, m_step, stack
 from mogul.infer.maximum_likelihood import FixedParts, fit_mixture
 from mogul.infer.repair import split_into
-from mogul.infer.squarem import Squarem
+from mogul.infer.squarem import MixtureChart, Squarem
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.kernels import e_step
 
@@ -454,7 +455,7 @@ def test_one_extrapolation_ends_a_linear_climb(ratio):
     def at(step):
         return Mixture.from_parameters([1.0], goal * (1 - ratio**step), [[4.0, 0.25]], "diag")
 
-    squarem = Squarem()
+    squarem = Squarem(MixtureChart())
     assert squarem.advance(at(0), -2.0, at(1)) is not None
     assert not squarem.pending
     proposal = squarem.advance(at(1), -1.0, at(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -15,15 +16,18 @@ from torch import Tensor
 from mogul.data.rows import Rows
 from mogul.data.tables import Table
 from mogul.datasets import Dataset
-from mogul.errors import InputError
+from mogul.errors import InputError, SpikeWarning
+from mogul.infer.spikes import constant_columns
 
 __all__ = [
     "as_rows",
+    "check_enough_rows",
     "check_sample_weight",
     "check_shape",
     "named_device",
     "named_dtype",
     "validated",
+    "warn_of_constant_columns",
 ]
 
 _FLOATS = [np.float64, np.float32]
@@ -108,6 +112,30 @@ def check_sample_weight(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     if not weight.any():
         raise InputError("sample_weight is zero for every row; at least one must be positive.")
     return weight
+
+
+def check_enough_rows(n_components: int, X: np.ndarray, weight: np.ndarray | None) -> None:
+    """Refuse fewer rows than components, unless their weights say that they stand for more."""
+    n_rows = len(X) if weight is None else int((weight > 0).sum())
+    if weight is not None and n_rows < n_components <= weight.sum():
+        return
+    if n_rows < n_components:
+        raise InputError(
+            f"Expected n_samples >= n_components but got n_components = {n_components}, "
+            f"n_samples = {n_rows}; ask for fewer components or give more rows."
+        )
+
+
+def warn_of_constant_columns(rows: Rows, names: Any, consequence: str, stacklevel: int) -> None:
+    """Warn of columns that hold one value; ``consequence`` says what their variance then is."""
+    constant = constant_columns(rows)
+    if constant:
+        which = ", ".join(str(j if names is None else names[j]) for j in constant)
+        warnings.warn(
+            f"Every value of column {which} is the same, so {consequence}; drop it.",
+            SpikeWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def as_rows(X: np.ndarray, sample_weight: np.ndarray | None, device: torch.device) -> Rows:

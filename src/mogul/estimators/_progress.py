@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from mogul._progress import ProgressLine
 from mogul.infer.selection import Candidate
-from mogul.infer.stopping import IterationRecord, Trace
+from mogul.infer.stopping import ELBORecord, IterationRecord, Trace
 
 __all__ = ["Observers", "SearchProgress"]
 
@@ -16,17 +16,16 @@ __all__ = ["Observers", "SearchProgress"]
 class Observers:
     """Everything that is told of an iteration, as one callable for the fit."""
 
-    def __init__(self, estimator: Any):
-        self.max_iter = estimator.max_iter
+    def __init__(self, estimator: Any, n_iterations: int | None = None):
+        self.max_iter = n_iterations or estimator.max_iter
         self.callbacks = list(estimator.callbacks or ())
         self.messages = _Messages(estimator.verbose, estimator.verbose_interval)
         # scikit-learn's messages and a progress line would write over each other.
         self.line = ProgressLine(estimator.progress if not estimator.verbose else False)
 
-    def __call__(self, record: IterationRecord) -> bool:
+    def __call__(self, record: IterationRecord | ELBORecord) -> bool:
         self.messages.iteration(record)
-        value = f"log-likelihood {record.log_likelihood:.6g} nats a row"
-        self.line.update("iteration", record.iteration, self.max_iter, value)
+        self.line.update("iteration", record.iteration, self.max_iter, _said(record))
         answers = [callback(record) for callback in self.callbacks]  # every one is told
         return True in answers
 
@@ -43,6 +42,13 @@ class Observers:
         trace: TracebackType | None,
     ) -> None:
         self.line.close()
+
+
+def _said(record: IterationRecord | ELBORecord) -> str:
+    """The objective in words."""
+    if isinstance(record, ELBORecord):
+        return f"ELBO {record.elbo:.8g} nats"
+    return f"log-likelihood {record.log_likelihood:.6g} nats a row"
 
 
 class SearchProgress:
@@ -69,7 +75,7 @@ class _Messages:
         self.n_starts = 0
         self.began = self.last = monotonic()
 
-    def iteration(self, record: IterationRecord) -> None:
+    def iteration(self, record: IterationRecord | ELBORecord) -> None:
         if not self.verbose:
             return
         if record.iteration == 1:
@@ -87,6 +93,6 @@ class _Messages:
         if not self.verbose or not trace.records:
             return
         verdict = "converged." if trace.converged else "did not converge."
-        lapse, value = monotonic() - self.began, trace.records[-1].log_likelihood
+        lapse, value = monotonic() - self.began, trace.value
         more = f" time lapse {lapse:.5f}s\t lower bound {value:.5f}."
         print(f"Initialization {verdict}{more if self.verbose > 1 else ''}")

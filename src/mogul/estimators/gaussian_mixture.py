@@ -20,21 +20,24 @@ from torch import Tensor
 from mogul import kernels
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
-from mogul.errors import InputError, RepairWarning, SpikeWarning
+from mogul.errors import InputError, RepairWarning
 from mogul.estimators._inputs import (
     as_rows,
     as_tensor,
+    check_enough_rows,
     check_sample_weight,
     check_shape,
     named_device,
     named_dtype,
     validated,
+    warn_of_constant_columns,
 )
 from mogul.estimators._progress import Observers
+from mogul.estimators._state import finite_or_none, is_plain
+from mogul.infer.ascent import ACCELERATIONS
 from mogul.infer.criteria import information_criterion, mean_log_likelihood
-from mogul.infer.em import ACCELERATIONS, EMSettings, fit_em
+from mogul.infer.em import EMSettings, fit_em
 from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
-from mogul.infer.spikes import constant_columns
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
@@ -245,10 +248,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         array = validated(self, X, reset=True, min_samples=2)
         weight = check_sample_weight(sample_weight, len(array))
         dtype = named_dtype(self.dtype) or array.dtype
-        self._check_enough_rows(array, weight)
+        check_enough_rows(self.n_components, array, weight)
         fixed = self._fixed_parts(array.shape[1], device)
         rows = as_rows(array, weight, device)
-        self._warn_of_constant_columns(rows)
+        names = getattr(self, "feature_names_in_", None)
+        consequence = "its variance is reg_covar alone and the likelihood means little"
+        warn_of_constant_columns(rows, names, consequence, stacklevel=4)
         with Observers(self) as observers:
             fit = fit_mixture(
                 rows,
@@ -265,19 +270,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 on_iteration=observers,
                 on_end=observers.finish,
             )
-        self.adopt(fit, dtype, getattr(self, "feature_names_in_", None))
+        self.adopt(fit, dtype, names)
         self._warn_of(fit)
         return array
-
-    def _check_enough_rows(self, X: np.ndarray, weight: np.ndarray | None) -> None:
-        n_rows = len(X) if weight is None else int((weight > 0).sum())
-        if weight is not None and n_rows < self.n_components <= weight.sum():
-            return  # few rows, each standing for several
-        if n_rows < self.n_components:
-            raise InputError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
-                f"n_samples = {n_rows}; ask for fewer components or give more rows."
-            )
 
     def _fixed_parts(self, n_features: int, device: torch.device) -> FixedParts:
         k = self.n_components
@@ -298,18 +293,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if "weights" in parts:
             _check_start_weights(parts["weights"])
         return FixedParts(**parts)
-
-    def _warn_of_constant_columns(self, rows: Rows) -> None:
-        names = getattr(self, "feature_names_in_", None)
-        constant = constant_columns(rows)
-        if constant:
-            which = ", ".join(str(j if names is None else names[j]) for j in constant)
-            warnings.warn(
-                f"Every value of column {which} is the same, so its variance is reg_covar alone "
-                "and the likelihood means little; drop it.",
-                SpikeWarning,
-                stacklevel=5,
-            )
 
     def _last_state(self, n_features: int) -> tuple[Mixture, float] | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -511,13 +494,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this."""
         mixture_header, tensors = self.mixture_.to_state()
-        params = {name: value for name, value in self.get_params().items() if _is_plain(value)}
+        params = {name: value for name, value in self.get_params().items() if is_plain(value)}
         header = {
             "mixture": mixture_header,
             "params": params,
             "converged": bool(self.converged_),
             "n_iter": int(self.n_iter_),
-            "lower_bound": _finite_or_none(self.lower_bound_),
+            "lower_bound": finite_or_none(self.lower_bound_),
         }
         bounds = torch.tensor(self.lower_bounds_, dtype=torch.float64)
         attributes = {
@@ -558,12 +541,3 @@ def _check_start_weights(weights: Tensor) -> None:
         raise InputError(
             f"The parameter 'weights' should be normalized, but got sum(weights) = {total:.5f}"
         )
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a constructor argument can be written down; arrays and callables are left out."""
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

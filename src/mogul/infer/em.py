@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
+from mogul.infer.ascent import Ascent, Step
 from mogul.infer.repair import split_into
-from mogul.infer.squarem import Squarem
+from mogul.infer.squarem import MixtureChart
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.kernels import e_step
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
 __all__ = [
-    "ACCELERATIONS",
     "EMResult",
     "EMSettings",
     "collect",
@@ -31,11 +31,6 @@ __all__ = [
     "stack",
 ]
 
-ACCELERATIONS = ("auto", "squarem", "none")
-_PAYS_AFTER = 6
-"""Iterations still to come for which "auto" switches SQUAREM on: its first cycle costs three."""
-_REPAIRS_PER_COMPONENT = 2
-"""A start whose components collapse more often than this on average is given up."""
 _EMPTY = 10.0
 """A component is empty when its weight is below this many roundings of the whole."""
 _ROUNDING = 8.0
@@ -146,122 +141,45 @@ def fit_em(
         The number of the first of these starts, where others have run before.
     on_iteration : callable (IterationRecord) → True to stop, optional
     """
-    run = _Run(batches, start, settings, previous, first, on_iteration)
-    interrupted = False
+    kind = type(start.covariance)
+
+    def evaluate(points: list[Mixture]) -> list[Step[Mixture]]:
+        stats = collect(batches, stack(points))
+        values = stats.mean_log_likelihood().tolist()
+        mapped, ok = m_step(stats, kind, settings.floor)
+        bad = [(~one).nonzero().flatten().tolist() for one in ok]
+        return [Step(value, mapped[i], bad[i]) for i, value in enumerate(values)]
+
+    traces = [Trace(first + i, previous) for i in range(len(start))]
+    ascent = Ascent(
+        evaluate,
+        [start[i] for i in range(len(start))],
+        traces,
+        chart=MixtureChart(),
+        tol=settings.tol,
+        max_iter=settings.max_iter,
+        acceleration=settings.acceleration,
+        mend=_split,
+        on_iteration=on_iteration,
+    )
     with one_thread_if_small(_work(batches, start)):
-        try:
-            while run.active and not interrupted:
-                interrupted = run.advance()
-        except KeyboardInterrupt:
-            interrupted = True
-        run.settle()
-        mixture = stack(run.points)
+        interrupted = ascent.run()
+        mixture = stack(ascent.points)
         final = collect(batches, mixture).mean_log_likelihood()
-    failed = torch.tensor([trace.failed for trace in run.traces], device=final.device)
-    return EMResult(mixture, torch.where(failed, -torch.inf, final), run.traces, interrupted)
+    failed = torch.tensor([trace.failed for trace in traces], device=final.device)
+    return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
+
+
+def _split(mixture: Mixture, collapsed: Sequence[int]) -> Mixture | None:
+    ok = torch.ones(mixture.n_components, dtype=torch.bool)
+    ok[list(collapsed)] = False
+    return split_into(mixture, ok)
 
 
 def _work(batches: Batches, start: Mixture) -> int:
     """About how many multiplications one pass takes."""
     n_rows = sum(x.shape[-2] for x, _ in batches)
     return n_rows * start.means.numel() * start.n_features
-
-
-class _Run:
-    """The changing state of :func:`fit_em`: one point, trace and extrapolation for each start."""
-
-    def __init__(self, batches, start, settings, previous, first, on_iteration):
-        self.batches, self.settings = batches, settings
-        self.on_iteration = on_iteration
-        n_starts = len(start)
-        self.points = [start[i] for i in range(n_starts)]
-        self.traces = [Trace(first + i, previous) for i in range(n_starts)]
-        on = settings.acceleration == "squarem"
-        self.squarem: list[Squarem | None] = [Squarem() if on else None for _ in range(n_starts)]
-        self.repairs = [0] * n_starts
-        self.active = list(range(n_starts)) if settings.max_iter > 0 else []
-
-    def advance(self) -> bool:
-        """One pass over the data for every active start; True when a callback asks to stop."""
-        batch = stack([self.points[i] for i in self.active])
-        stats = collect(self.batches, batch)
-        values = stats.mean_log_likelihood().tolist()
-        mapped, ok = m_step(stats, type(batch.covariance), self.settings.floor)
-        stop = False
-        for place, i in enumerate(list(self.active)):
-            squarem = self.squarem[i]
-            if squarem is not None and squarem.rejects(values[place]):
-                self.points[i] = squarem.fall_back()
-            else:
-                stop |= self._accept(i, values[place], mapped[place], ok[place])
-        return stop
-
-    def _accept(self, i: int, value: float, mapped: Mixture, ok: Tensor) -> bool:
-        trace, squarem = self.traces[i], self.squarem[i]
-        was_proposal = squarem is not None and squarem.pending
-        event = self._mend_event(ok)
-        record = trace.record(value, was_proposal, event)
-        if event:
-            self._mend(i, mapped, ok)
-        elif self._has_converged(trace):
-            self.points[i], trace.converged = mapped, True
-        else:
-            self._move(i, value, mapped)
-        if not trace.failed and trace.n_iter >= self.settings.max_iter:
-            trace.converged = trace.within(self.settings.tol)
-        if trace.converged or trace.failed or trace.n_iter >= self.settings.max_iter:
-            self.active.remove(i)
-            self._settle(i)
-        return bool(self.on_iteration is not None and self.on_iteration(record))
-
-    def _move(self, i: int, value: float, mapped: Mixture) -> None:
-        squarem = self.squarem[i]
-        if squarem is None and self._would_pay(i):
-            squarem = self.squarem[i] = Squarem()
-        if squarem is None:
-            self.points[i] = mapped
-        else:
-            self.points[i] = squarem.advance(self.points[i], value, mapped)
-
-    def settle(self) -> None:
-        """End every start where it is."""
-        for i in self.active:
-            self._settle(i)
-
-    def _settle(self, i: int) -> None:
-        """A proposal that was never evaluated is not an answer."""
-        squarem = self.squarem[i]
-        if squarem is not None and squarem.pending and not self.traces[i].failed:
-            self.points[i] = squarem.fall_back()
-
-    def _has_converged(self, trace: Trace) -> bool:
-        """Plain EM stops as scikit-learn does; accelerated EM also asks what is left to gain."""
-        tol = self.settings.tol
-        plain = self.settings.acceleration == "none"
-        return trace.within(tol) and (plain or trace.remaining_gain() < tol)
-
-    def _would_pay(self, i: int) -> bool:
-        automatic = self.settings.acceleration == "auto"
-        return automatic and self.traces[i].remaining_iterations(self.settings.tol) > _PAYS_AFTER
-
-    @staticmethod
-    def _mend_event(ok: Tensor) -> str:
-        bad = (~ok).nonzero().flatten().tolist()
-        if not bad:
-            return ""
-        who = "component " if len(bad) == 1 else "components "
-        return f"{who}{', '.join(map(str, bad))} collapsed"
-
-    def _mend(self, i: int, mapped: Mixture, ok: Tensor) -> None:
-        self.repairs[i] += int((~ok).sum())
-        mended = split_into(mapped, ok)
-        if mended is None or self.repairs[i] > _REPAIRS_PER_COMPONENT * mapped.n_components:
-            self.traces[i].failed = True
-            return
-        squarem = self.squarem[i]
-        if squarem is not None:
-            squarem.restart()
-        self.points[i] = mended
 
 
 def likeliest(log_likelihood: Tensor) -> int:

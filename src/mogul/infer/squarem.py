@@ -1,35 +1,51 @@
-"""Guarded extrapolation of a fixed-point map of mixtures: first-order SQUAREM."""
+"""Guarded extrapolation of a fixed-point map: first-order SQUAREM."""
 
 from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from mogul.mixture import Mixture
 
-__all__ = ["Squarem"]
+__all__ = ["Chart", "MixtureChart", "Squarem"]
 
 _FIRST_MAX_STEP = 4.0
 _STEP_GROWTH = 4.0
 
 
-class Squarem:
+Point = TypeVar("Point")
+
+
+class Chart(Protocol[Point]):
+    """Coordinates without constraints, that do not depend on the units of the features."""
+
+    def encode(self, point: Point, reference: Point) -> Tensor:
+        """A vector for ``point``, relative to ``reference``."""
+        ...
+
+    def decode(self, values: Tensor, reference: Point) -> Point:
+        """The inverse of :meth:`encode`."""
+        ...
+
+
+class Squarem(Generic[Point]):
     r"""Proposes points beyond two EM maps, for one start.
 
     With r = F(θ) − θ and v = F(F(θ)) − F(θ) − r, the proposal is
     :math:`\theta + 2\alpha r + \alpha^2 v` with :math:`\alpha = \|r\| / \|v\| \ge 1` (Varadhan and
-    Roland 2008, scheme S3), in a chart without constraints that does not depend on the units of the
-    features: log-weights, means in units of the component's own Cholesky factor, and the logarithm
-    of the factor relative to it.
+    Roland 2008, scheme S3), in the coordinates of ``chart``.
 
     The evaluation of a proposal is also the E-step of the next map, so a rejected proposal costs
     one pass. It is accepted only when it gains, over the last evaluated point, at least what that
-    point gained over the one before: EM itself would be expected to gain no more.
+    point gained over the one before: the map itself would be expected to gain no more.
     """
 
-    def __init__(self) -> None:
-        self._trail: list[tuple[Mixture, float]] = []
-        self._fallback: Mixture | None = None
+    def __init__(self, chart: Chart[Point]) -> None:
+        self._chart = chart
+        self._trail: list[tuple[Point, float]] = []
+        self._fallback: Point | None = None
         self._required = -float("inf")
         self._step = 1.0
         self._max_step = _FIRST_MAX_STEP
@@ -39,11 +55,11 @@ class Squarem:
         """Whether the point last returned by :meth:`advance` is a proposal."""
         return self._fallback is not None
 
-    def rejects(self, log_likelihood: float) -> bool:
-        """Whether the pending proposal, evaluated to ``log_likelihood``, must be given up."""
-        return self.pending and not log_likelihood >= self._required
+    def rejects(self, value: float) -> bool:
+        """Whether the pending proposal, evaluated to ``value``, must be given up."""
+        return self.pending and not value >= self._required
 
-    def fall_back(self) -> Mixture:
+    def fall_back(self) -> Point:
         """Give the pending proposal up; the plain map's point, and shorter steps from now on."""
         assert self._fallback is not None
         point, self._fallback = self._fallback, None
@@ -54,14 +70,14 @@ class Squarem:
         """Forget the trail: the map itself has changed (a component was repaired)."""
         self._trail, self._fallback = [], None
 
-    def advance(self, point: Mixture, log_likelihood: float, mapped: Mixture) -> Mixture:
-        """The next point to evaluate, after ``point`` was evaluated and mapped by EM."""
+    def advance(self, point: Point, value: float, mapped: Point) -> Point:
+        """The next point to evaluate, after ``point`` was evaluated and mapped."""
         if self.pending:  # accepted
             self._fallback = None
             if self._step >= self._max_step:
                 self._max_step *= _STEP_GROWTH
             return mapped
-        self._trail.append((point, log_likelihood))
+        self._trail.append((point, value))
         if len(self._trail) < 2:
             return mapped
         (first, first_value), (second, second_value) = self._trail
@@ -73,8 +89,8 @@ class Squarem:
         self._required = second_value + max(0.0, second_value - first_value)
         return proposal
 
-    def _extrapolate(self, first: Mixture, second: Mixture, third: Mixture) -> Mixture | None:
-        start, middle, end = (_encode(m, first) for m in (first, second, third))
+    def _extrapolate(self, first: Point, second: Point, third: Point) -> Point | None:
+        start, middle, end = (self._chart.encode(m, first) for m in (first, second, third))
         r = middle - start
         v = (end - middle) - r
         ratio = float(r.norm() / v.norm())
@@ -82,19 +98,24 @@ class Squarem:
             return None
         self._step = min(ratio, self._max_step)
         values = start + 2 * self._step * r + self._step**2 * v
-        return _decode(values, first) if bool(torch.isfinite(values).all()) else None
+        return self._chart.decode(values, first) if bool(torch.isfinite(values).all()) else None
 
 
-def _encode(mixture: Mixture, reference: Mixture) -> Tensor:
-    gap = (mixture.means - reference.means).unsqueeze(-2)  # (K, 1, D)
-    means = reference.covariance.whiten(gap).flatten()
-    covariance = mixture.covariance.encode(reference.covariance).flatten()
-    return torch.cat([mixture.log_weights, means, covariance])
+class MixtureChart:
+    """Log-weights, means in units of the reference's Cholesky factors, and factors relative to it.
 
+    The covariance structure's own chart is that of a factor's logarithm.
+    """
 
-def _decode(values: Tensor, reference: Mixture) -> Mixture:
-    k, d = reference.n_components, reference.n_features
-    log_weights, means, rest = values.split([k, k * d, values.numel() - k - k * d])
-    shift = reference.covariance.colour(means.reshape(k, 1, d)).squeeze(-2)
-    covariance = type(reference.covariance).decode(rest, k, d, reference.covariance)
-    return Mixture(log_weights, reference.means + shift, covariance)
+    def encode(self, point: Mixture, reference: Mixture) -> Tensor:
+        gap = (point.means - reference.means).unsqueeze(-2)  # (K, 1, D)
+        means = reference.covariance.whiten(gap).flatten()
+        covariance = point.covariance.encode(reference.covariance).flatten()
+        return torch.cat([point.log_weights, means, covariance])
+
+    def decode(self, values: Tensor, reference: Mixture) -> Mixture:
+        k, d = reference.n_components, reference.n_features
+        log_weights, means, rest = values.split([k, k * d, values.numel() - k - k * d])
+        shift = reference.covariance.colour(means.reshape(k, 1, d)).squeeze(-2)
+        covariance = type(reference.covariance).decode(rest, k, d, reference.covariance)
+        return Mixture(log_weights, reference.means + shift, covariance)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["IterationRecord", "Trace"]
+__all__ = ["ELBORecord", "IterationRecord", "Trace"]
 
 _STEADY = 0.05
 """How far two successive ratios of changes may differ for convergence to count as linear."""
@@ -41,27 +42,61 @@ class IterationRecord:
     start: int = 0
 
 
+@dataclass(frozen=True)
+class ELBORecord:
+    """One iteration of one start of a variational fit.
+
+    Attributes
+    ----------
+    iteration : int
+        Counted from 1.
+    elbo : float
+        The evidence lower bound in nats, of all rows together, at the belief that the iteration
+        began with.
+    change : float
+        Against the record before; infinite at first.
+    accelerated : bool
+        Whether the belief it began with came from an extrapolation.
+    event : str
+        What else happened, in words; empty mostly.
+    start : int
+        Which start of the fit this is, counted from 0.
+    """
+
+    iteration: int
+    elbo: float
+    change: float
+    accelerated: bool = False
+    event: str = ""
+    start: int = 0
+
+
 @dataclass
 class Trace:
     """The records of one start, and its verdict."""
 
     start: int = 0
     previous: float = -math.inf
-    """A log-likelihood to measure the first change against, when a fit continues."""
-    records: list[IterationRecord] = field(default_factory=list)
+    """A value of the objective to measure the first change against, when a fit continues."""
+    kind: type[IterationRecord] | type[ELBORecord] = IterationRecord
+    """What an iteration is recorded as; the objective is its second field."""
+    records: list[Any] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     """The latest changes, as far back as each was made by one plain EM step."""
+    value: float = -math.inf
+    """The objective of the latest record."""
     converged: bool = False
     failed: bool = False
 
-    def record(self, log_likelihood: float, accelerated: bool, event: str = "") -> IterationRecord:
-        """Append an accepted iteration."""
+    def record(self, value: float, accelerated: bool, event: str = "") -> Any:
+        """Append an accepted iteration that began at ``value`` of the objective."""
         last = self.records[-1] if self.records else None
-        change = log_likelihood - (self.previous if last is None else last.log_likelihood)
+        change = value - (self.previous if last is None else self.value)
         number = len(self.records) + 1
-        record = IterationRecord(number, log_likelihood, change, accelerated, event, self.start)
+        record = self.kind(number, value, change, accelerated, event, self.start)
         self.records.append(record)
+        self.value = value
         if accelerated or not math.isfinite(change) or (last is not None and last.event):
             self.steps.clear()
         else:
@@ -87,7 +122,7 @@ class Trace:
         if len(self.steps) < 2:
             return math.inf
         before, last = self.steps[-2:]
-        if last <= _NOISE * (1 + abs(self.records[-1].log_likelihood)):
+        if last <= _NOISE * (1 + abs(self.value)):
             return 0.0
         return last * last / (before - last) if last < before else math.inf
 

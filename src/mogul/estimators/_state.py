@@ -1,0 +1,41 @@
+"""Constructor arguments and results as what JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["finite_or_none", "is_plain", "settings_from_state", "settings_to_state"]
+
+_KIND = "$kind"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a constructor argument can be written down; arrays and callables are left out."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def finite_or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def settings_to_state(value: Any) -> Any:
+    """A settings object as a dictionary that names its kind, and arrays as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = {f.name: settings_to_state(getattr(value, f.name)) for f in fields(value)}
+        return {_KIND: type(value).__name__, **inside}
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    return value if is_plain(value) else np.asarray(value).tolist()
+
+
+def settings_from_state(value: Any, kinds: Mapping[str, type]) -> Any:
+    """The settings object again, of one of the ``kinds``."""
+    if isinstance(value, dict):
+        inside = {k: settings_from_state(v, kinds) for k, v in value.items() if k != _KIND}
+        return kinds[value[_KIND]](**inside)
+    return value
