@@ -262,6 +262,27 @@ class Mixture(Distribution):
             self.feature_names,
         )
 
+    def reorder(self, order: Tensor) -> Mixture:
+        """The components of each member of a batch in an order of its own.
+
+        Parameters
+        ----------
+        order : Tensor, shape (*batch, K)
+            Component k of the answer is component ``order[..., k]`` of this mixture.
+        """
+        index = order.to(self.device)
+        if index.shape != self.log_weights.shape:
+            raise InputError(
+                f"order has shape {tuple(index.shape)}; expected {tuple(self.log_weights.shape)}: "
+                "a permutation for each mixture of the batch."
+            )
+        return Mixture(
+            self.log_weights.take_along_dim(index, -1),
+            self.means.take_along_dim(index.unsqueeze(-1), -2),
+            self.covariance.reorder(index),
+            self.feature_names,
+        )
+
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this."""
         header = {

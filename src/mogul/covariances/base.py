@@ -39,6 +39,8 @@ class Covariance(ABC):
     """What must hold of given covariances or precisions, to complete "should be …"."""
     shared_features: ClassVar[bool] = True
     """Whether :meth:`features` depends on rows alone, so that one array serves all components."""
+    block_ndim: ClassVar[int]
+    """How many axes of ``factor`` count blocks; see :meth:`block_size`."""
 
     # --- shapes -------------------------------------------------------------------------------
 
@@ -72,6 +74,17 @@ class Covariance(ABC):
     @abstractmethod
     def select(self, components: Tensor) -> Self:
         """The given components, in the given order; ``components`` is a 1-D index."""
+
+    def reorder(self, order: Tensor) -> Self:
+        """The components of each member of the batch in an order of its own; ``order`` (*batch, K).
+
+        Component k of the answer is component ``order[..., k]``.
+        """
+        if self.block_ndim == 0:  # shared by all components
+            return self
+        axis = self.factor.ndim - self.factor_ndim
+        index = order.reshape(*order.shape, *[1] * (self.factor_ndim - 1))
+        return replace(self, factor=self.factor.take_along_dim(index, axis))
 
     # --- construction -------------------------------------------------------------------------
 
@@ -250,6 +263,57 @@ class Covariance(ABC):
         )
         moved = stats.first + stats.count.unsqueeze(-1) * shift.squeeze(-2)
         return replace(stats, first=moved, second=second, origin=origin)
+
+    # --- blocks, for distributions over precisions ----------------------------------------------
+    # What is free in a precision are p × p matrices, the blocks: one for each component (full), one
+    # for all (tied), a number for each feature (diag) or one that serves them all (spherical). A
+    # prior of the precisions is a Wishart distribution of each block, Gamma where p = 1.
+
+    @classmethod
+    def block_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
+        """How the blocks are arranged: the leading axes of ``factor``."""
+        return cls.factor_shape(n_components, n_features)[: cls.block_ndim]
+
+    @classmethod
+    def block_size(cls, n_features: int) -> int:
+        """The order p of a block."""
+        return n_features if cls.factor_ndim > cls.block_ndim else 1
+
+    @classmethod
+    def at_blocks(cls, values: Tensor) -> Tensor:
+        """Values (*batch, *blocks), with axes of length one to broadcast against ``factor``."""
+        return values.reshape(*values.shape, *[1] * (cls.factor_ndim - cls.block_ndim))
+
+    @classmethod
+    @abstractmethod
+    def block_counts(cls, count: Tensor, n_features: int) -> Tensor:
+        """The normal observations that inform each block; (*batch, K) to (*batch, *blocks).
+
+        A row of a component is one observation of the component's matrix, or of each feature's
+        number, or D of the number that serves all features.
+        """
+
+    @classmethod
+    @abstractmethod
+    def spread(cls, values: Tensor, n_components: int) -> Tensor:
+        """For each component the values of its independent blocks; (*batch, K, G).
+
+        G is D where every feature has a block of its own, else one.
+        """
+
+    @classmethod
+    def component_sum(cls, values: Tensor, n_components: int, n_features: int) -> Tensor:
+        """Values of blocks added up over a component's features; (*batch, *blocks) to (*batch, K).
+
+        A block counts once for every p features it serves: with log-determinants of blocks this is
+        the log-determinant of the component. The transpose of :meth:`block_counts`.
+        """
+        each = cls.spread(values, n_components)
+        return each.sum(-1) * (n_features // (each.shape[-1] * cls.block_size(n_features)))
+
+    @abstractmethod
+    def block_log_det(self) -> Tensor:
+        """The log-determinant of each block of the covariances, (*batch, *blocks)."""
 
     # --- the expanded form, for kernels ---------------------------------------------------------
     # log N(x; μ, Σ) = −½ xᵀΛx + (Λμ)ᵀx + const is one matrix product for all components once

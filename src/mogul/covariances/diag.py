@@ -18,6 +18,7 @@ class DiagCovariance(Covariance):
 
     name: ClassVar[str] = "diag"
     factor_ndim: ClassVar[int] = 2
+    block_ndim: ClassVar[int] = 2
     requirement: ClassVar[str] = "positive"
 
     @staticmethod
@@ -105,6 +106,17 @@ class DiagCovariance(Covariance):
     ) -> tuple[Self, Tensor]:
         factor, ok = cls._factorise(moment / count.unsqueeze(-1) + floor[..., None, None])
         return cls(factor, count.shape[-1], n_features), ok
+
+    @classmethod
+    def block_counts(cls, count: Tensor, n_features: int) -> Tensor:
+        return count.unsqueeze(-1).expand(*count.shape, n_features)
+
+    @classmethod
+    def spread(cls, values: Tensor, n_components: int) -> Tensor:
+        return values
+
+    def block_log_det(self) -> Tensor:
+        return 2 * self.factor.log()
 
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.square(x, out=out)

@@ -34,6 +34,7 @@ class FullCovariance(Covariance):
 
     name: ClassVar[str] = "full"
     factor_ndim: ClassVar[int] = 3
+    block_ndim: ClassVar[int] = 1
 
     @staticmethod
     def factor_shape(n_components: int, n_features: int) -> tuple[int, ...]:
@@ -137,6 +138,17 @@ class FullCovariance(Covariance):
         covariances = symmetric(moment) / count[..., None, None]
         factor, ok = cholesky_report(add_to_diagonal(covariances, floor.unsqueeze(-1)))
         return cls(factor, count.shape[-1], n_features), ok
+
+    @classmethod
+    def block_counts(cls, count: Tensor, n_features: int) -> Tensor:
+        return count
+
+    @classmethod
+    def spread(cls, values: Tensor, n_components: int) -> Tensor:
+        return values.unsqueeze(-1)
+
+    def block_log_det(self) -> Tensor:
+        return 2 * self.log_diagonal().sum(-1)
 
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         return pair_products(x, out)

@@ -18,6 +18,7 @@ class SphericalCovariance(Covariance):
 
     name: ClassVar[str] = "spherical"
     factor_ndim: ClassVar[int] = 1
+    block_ndim: ClassVar[int] = 1
     requirement: ClassVar[str] = "positive"
 
     @staticmethod
@@ -105,6 +106,17 @@ class SphericalCovariance(Covariance):
     ) -> tuple[Self, Tensor]:
         factor, ok = cls._factorise(moment / (n_features * count) + floor[..., None])
         return cls(factor, count.shape[-1], n_features), ok
+
+    @classmethod
+    def block_counts(cls, count: Tensor, n_features: int) -> Tensor:
+        return n_features * count
+
+    @classmethod
+    def spread(cls, values: Tensor, n_components: int) -> Tensor:
+        return values.unsqueeze(-1)
+
+    def block_log_det(self) -> Tensor:
+        return 2 * self.factor.log()
 
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.sum(x.square(), -2, keepdim=True, out=out)

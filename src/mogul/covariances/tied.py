@@ -34,6 +34,7 @@ class TiedCovariance(Covariance):
 
     name: ClassVar[str] = "tied"
     factor_ndim: ClassVar[int] = 2
+    block_ndim: ClassVar[int] = 0
     shared_features: ClassVar[bool] = False  # rows are whitened by the shared factor first
 
     @staticmethod
@@ -143,6 +144,17 @@ class TiedCovariance(Covariance):
         factor, ok = cholesky_report(add_to_diagonal(covariances, floor))
         shared = cls(factor, count.shape[-1], n_features)
         return shared, ok.unsqueeze(-1).expand(count.shape)
+
+    @classmethod
+    def block_counts(cls, count: Tensor, n_features: int) -> Tensor:
+        return count.sum(-1)
+
+    @classmethod
+    def spread(cls, values: Tensor, n_components: int) -> Tensor:
+        return values[..., None, None].expand(*values.shape, n_components, 1)
+
+    def block_log_det(self) -> Tensor:
+        return 2 * torch.diagonal(self.factor, dim1=-2, dim2=-1).log().sum(-1)
 
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         white = torch.linalg.solve_triangular(self.factor, x, upper=False)

@@ -21,7 +21,15 @@ from mogul.kernels.reference import ReferenceKernel, tiles
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["KERNELS", "e_step", "log_likelihood", "log_prob", "predict", "responsibilities"]
+__all__ = [
+    "KERNELS",
+    "draw_step",
+    "e_step",
+    "log_likelihood",
+    "log_prob",
+    "predict",
+    "responsibilities",
+]
 
 Answer = TypeVar("Answer")
 
@@ -57,11 +65,43 @@ def e_step(
     >>> float(stats.count), float(stats.first), float(stats.second)
     (2.0, 4.0, 10.0)
     """
+    return _statistics(rows, mixture, sample_weight, None, kernel)
+
+
+def draw_step(
+    rows: Tensor,
+    mixture: Mixture,
+    uniform: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    kernel: str = "auto",
+) -> Stats:
+    """Statistics of rows each of which is of one component, drawn by its responsibilities.
+
+    What a Gibbs sampler needs to know of the labels that it draws. Otherwise as :func:`e_step`; the
+    log-likelihood is still that of the mixture.
+
+    Parameters
+    ----------
+    uniform : Tensor, shape (*batch, N)
+        A number between 0 and 1 for each row, that decides its component.
+    """
+    return _statistics(rows, mixture, sample_weight, uniform, kernel)
+
+
+def _statistics(
+    rows: Tensor,
+    mixture: Mixture,
+    sample_weight: Tensor | None,
+    uniform: Tensor | None,
+    kernel: str,
+) -> Stats:
     engine = _choose(rows, mixture, kernel)
 
     def collect(span: slice) -> Stats:
         weight = None if sample_weight is None else sample_weight[..., span]
-        return copy(engine).collect(rows[..., span, :], weight)
+        chance = None if uniform is None else uniform[..., span]
+        return copy(engine).collect(rows[..., span, :], weight, chance)
 
     total = reduce(add, _over_spans(collect, rows, engine))
     return engine.mixture.covariance.recentre(total, engine.mixture.means.double())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mogul.kernels.reference import ReferenceKernel, tiles
+from mogul.kernels.reference import ReferenceKernel, drawn, tiles
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -87,18 +87,21 @@ class ExpandedKernel:
         loaded = self._load(rows)
         return self.fallback.terms(rows) if loaded is None else self._terms(*loaded)
 
-    def collect(self, rows: Tensor, sample_weight: Tensor | None) -> Stats:
-        """Statistics of rows (N, D)."""
+    def collect(
+        self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None = None
+    ) -> Stats:
+        """Statistics of rows (N, D); see :meth:`ReferenceKernel.collect`."""
         sums = self._zero()
         strays: list[Stats] = []
         for part in tiles(slice(0, rows.shape[0]), self.tile_rows):
             weight = None if sample_weight is None else sample_weight[..., part]
+            chance = None if uniform is None else uniform[..., part]
             loaded = self._load(rows[part])
             if loaded is None:
-                stray = self.fallback.collect(rows[part], weight)
+                stray = self.fallback.collect(rows[part], weight, chance)
                 strays.append(self.mixture.covariance.recentre(stray, self.origin))
             else:
-                self._add(sums, *loaded, weight)
+                self._add(sums, *loaded, weight, chance)
         return reduce(add, strays, self._stats(sums))
 
     def _load(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -128,14 +131,24 @@ class ExpandedKernel:
             return _product(self._weights, self._lines, self._shares)
         return _product(self._weights, x, self._shares).add_(self.quadratic @ features)
 
-    def _add(self, sums: _Sums, features: Tensor, x: Tensor, weight: Tensor | None) -> None:
+    def _add(
+        self,
+        sums: _Sums,
+        features: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        uniform: Tensor | None,
+    ) -> None:
         """Add the statistics of one tile to ``sums``."""
         shares = self._terms(features, x)
         peak = shares.amax(-2, keepdim=True)
         shares.sub_(peak).exp_()
         total = shares.sum(-2, keepdim=True)
         log_prob = (peak + total.log()).squeeze(-2)  # (*batch, S)
-        scale = total.reciprocal_()
+        if uniform is None:
+            scale = total.reciprocal_()
+        else:
+            shares, scale = drawn(shares, uniform), torch.ones_like(total)
         if weight is None:
             sums.row_weight += x.shape[-1]
         else:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from functools import reduce
 from operator import add
 
+import torch
 from torch import Tensor
 
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["ReferenceKernel", "tiles"]
+__all__ = ["ReferenceKernel", "drawn", "tiles"]
 
 _TILE_ELEMENTS = 1 << 19
 """Rows × components × features held at once: 4 MB, the share of a core's caches."""
@@ -36,26 +37,36 @@ class ReferenceKernel:
         """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch or (), S, D); (*batch, K, S)."""
         return self.mixture.component_terms(rows.to(self.mixture.means))
 
-    def collect(self, rows: Tensor, sample_weight: Tensor | None) -> Stats:
-        """Statistics of rows (*batch or (), N, D)."""
+    def collect(
+        self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None = None
+    ) -> Stats:
+        """Statistics of rows (*batch or (), N, D).
+
+        With ``uniform`` (*batch, N) each row is of one component, drawn by its responsibilities.
+        """
         if not rows.shape[-2]:
-            return self._collect_tile(rows, sample_weight)
+            return self._collect_tile(rows, sample_weight, uniform)
         return reduce(
             add,
             (
                 self._collect_tile(
                     rows[..., part, :],
                     None if sample_weight is None else sample_weight[..., part],
+                    None if uniform is None else uniform[..., part],
                 )
                 for part in tiles(slice(0, rows.shape[-2]), self.tile_rows)
             ),
         )
 
-    def _collect_tile(self, rows: Tensor, sample_weight: Tensor | None) -> Stats:
+    def _collect_tile(
+        self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None
+    ) -> Stats:
         rows = rows.to(self.mixture.means)
         terms = self.mixture.component_terms(rows)
         log_prob = terms.logsumexp(-2)  # (*batch, S)
         shares = (terms - log_prob.unsqueeze(-2)).exp()
+        if uniform is not None:
+            shares = drawn(shares, uniform)
         if sample_weight is None:
             weight = log_prob.new_ones(log_prob.shape[-1:])
         else:
@@ -70,6 +81,17 @@ class ReferenceKernel:
             row_weight=weight.double().sum(-1).expand(self.mixture.batch_shape),
             log_likelihood=(weight * log_prob).sum(-1).double(),
         )
+
+
+def drawn(shares: Tensor, uniform: Tensor) -> Tensor:
+    """One component for each row, one where it is and zero elsewhere; (*batch, K, S) to the same.
+
+    ``shares`` need not be normalised; ``uniform`` (*batch, S) are numbers between 0 and 1.
+    """
+    below = shares.cumsum(-2)
+    passed = below < uniform.unsqueeze(-2) * below[..., -1:, :]
+    label = passed.sum(-2, keepdim=True).clamp_max(shares.shape[-2] - 1)
+    return torch.zeros_like(shares).scatter_(-2, label, 1.0)
 
 
 def tiles(span: slice, tile_rows: int) -> Iterator[slice]:
