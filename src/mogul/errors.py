@@ -11,6 +11,7 @@
         ├── MissingFileError (FileNotFoundError)
         └── FileFormatError (ValueError)  truncated, damaged, of a newer format, of an unknown kind
     MogulWarning (UserWarning)
+    ├── MeanFieldWarning                  a posterior is too narrow as it was asked for
     ├── RepairWarning                     a component collapsed and was repaired, or a start dropped
     └── SpikeWarning                      a component sits on duplicated or rounded values
 
@@ -24,6 +25,7 @@ __all__ = [
     "FileError",
     "FileFormatError",
     "InputError",
+    "MeanFieldWarning",
     "MissingFileError",
     "MogulError",
     "MogulWarning",
@@ -71,6 +73,10 @@ class FileFormatError(FileError, ValueError):
 
 class MogulWarning(UserWarning):
     """Any warning that mogul issues on purpose."""
+
+
+class MeanFieldWarning(MogulWarning):
+    """Components overlap, so that mean-field intervals are too narrow."""
 
 
 class RepairWarning(MogulWarning):

@@ -47,6 +47,18 @@ class Rows:
             return self.values.mean(0, dtype=torch.float64)
         return self.weight.double() @ self.values.double() / self.total_weight
 
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Rows]:
+        """All rows once in a new random order, in batches whose sizes differ by one row at most."""
+        n_batches = -(-self.n_rows // batch_size)
+        if n_batches <= 1:
+            yield self
+            return
+        order = torch.randperm(self.n_rows, generator=generator, device=generator.device)
+        for part in order.tensor_split(n_batches):
+            batch = self.take(part.to(self.values.device))
+            if batch.total_weight > 0:
+                yield batch
+
     def take(self, index: Tensor) -> Rows:
         """Some rows, with their weights."""
         return Rows(self.values[index], None if self.weight is None else self.weight[index])

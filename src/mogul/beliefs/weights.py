@@ -1,0 +1,251 @@
+"""Beliefs of mixture weights: Dirichlet, and stick-breaking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta, Dirichlet, constraints
+from torch.distributions.distribution import Distribution
+
+from mogul._random import log_gamma
+from mogul.beliefs.base import WeightBelief
+
+__all__ = ["DirichletWeights", "StickBreaking", "StickBreakingWeights"]
+
+
+@dataclass(frozen=True)
+class DirichletWeights(WeightBelief):
+    r"""w ~ Dirichlet(c): :math:`p(w) \propto \prod_k w_k^{c_k - 1}`.
+
+    Attributes
+    ----------
+    concentration : Tensor, shape (*batch, K)
+    """
+
+    concentration: Tensor
+
+    @property
+    def n_components(self) -> int:
+        return self.concentration.shape[-1]
+
+    def mean(self) -> Tensor:
+        return self.concentration / self.concentration.sum(-1, keepdim=True)
+
+    def expected_log(self) -> Tensor:
+        total = self.concentration.sum(-1, keepdim=True)
+        return self.concentration.digamma() - total.digamma()
+
+    def log_covariance(self) -> Tensor:
+        own = torch.diag_embed(torch.polygamma(1, self.concentration))
+        return own - torch.polygamma(1, self.concentration.sum(-1))[..., None, None]
+
+    def covariance(self) -> Tensor:
+        mean, total = self.mean(), self.concentration.sum(-1)[..., None, None]
+        return (torch.diag_embed(mean) - mean.unsqueeze(-1) * mean.unsqueeze(-2)) / (total + 1)
+
+    def updated(self, count: Tensor) -> Self:
+        return type(self)(self.concentration + count)
+
+    def blended(self, other: Self, step: float) -> Self:
+        return type(self)(torch.lerp(self.concentration, other.concentration, step))
+
+    def divergence(self, other: Self) -> Tensor:
+        gap = self.concentration - other.concentration
+        gain = (gap * self.expected_log()).sum(-1)
+        return gain + _log_dirichlet(other.concentration) - _log_dirichlet(self.concentration)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        many = self.concentration.expand(*shape, *self.concentration.shape)
+        return torch.log_softmax(log_gamma(many, generator), -1)
+
+    def log_prob(self, log_weights: Tensor) -> Tensor:
+        inside = ((self.concentration - 1) * log_weights).sum(-1)
+        return inside - _log_dirichlet(self.concentration)
+
+    def selected(self, components: Tensor) -> Self:
+        return type(self)(self.concentration[..., components])
+
+    def distribution(self) -> Dirichlet:
+        return Dirichlet(self.concentration)
+
+    def encode(self, reference: Self) -> Tensor:
+        """Log of the total, and log-ratios to the last concentration, less those of the reference.
+
+        Strength and place are then nearly apart, as they are not in the logarithms themselves.
+        """
+        total = (self.concentration.sum(-1) / reference.concentration.sum(-1)).log()
+        log = (self.concentration / reference.concentration).log()
+        return torch.cat([total.unsqueeze(-1), log[..., :-1] - log[..., -1:]], -1)
+
+    def decode(self, values: Tensor) -> Self:
+        log = self.concentration.log() + _ended(values[..., 1:], 0.0)
+        total = self.concentration.sum(-1, keepdim=True) * values[..., :1].exp()
+        return type(self)(total * torch.softmax(log, -1))
+
+
+@dataclass(frozen=True)
+class StickBreakingWeights(WeightBelief):
+    r"""A stick broken K − 1 times: :math:`w_k = v_k \prod_{j<k} (1 - v_j)`, the last what is left.
+
+    :math:`v_k \sim \mathrm{Beta}(a_k, b_k)`. With a = 1 and b = α this is the Dirichlet process of
+    concentration α, cut off at K components (Sethuraman 1994; Ishwaran and James 2001).
+
+    Attributes
+    ----------
+    taken, left : Tensor, shape (*batch, K − 1)
+        a and b.
+    """
+
+    taken: Tensor
+    left: Tensor
+
+    @property
+    def n_components(self) -> int:
+        return self.taken.shape[-1] + 1
+
+    def _betas(self) -> DirichletWeights:
+        """Each break as a Dirichlet distribution of two weights."""
+        return DirichletWeights(torch.stack([self.taken, self.left], -1))
+
+    def mean(self) -> Tensor:
+        taken, left = self._betas().mean().unbind(-1)
+        return _broken(taken.log(), left.log()).exp()
+
+    def expected_log(self) -> Tensor:
+        return _broken(*self._betas().expected_log().unbind(-1))
+
+    def log_covariance(self) -> Tensor:
+        breaks = self._betas().log_covariance()  # (*batch, K − 1, 2, 2)
+        map_taken, map_left = self._log_maps()
+        maps = torch.stack([map_taken, map_left], -1)  # (K, K − 1, 2)
+        return torch.einsum("kja,...jab,ljb->...kl", maps, breaks, maps)
+
+    def _log_maps(self) -> tuple[Tensor, Tensor]:
+        """Log w as linear maps of log v and of log (1 − v), each (K, K − 1)."""
+        k = self.n_components
+        taken = torch.eye(k, k - 1, dtype=self.taken.dtype, device=self.taken.device)
+        left = torch.ones_like(taken).tril(-1)
+        return taken, left
+
+    def covariance(self) -> Tensor:
+        first, second = self._betas().mean(), self._betas().covariance()
+        squares = second + first.unsqueeze(-1) * first.unsqueeze(-2)  # E of products of a break
+        # E[w_k w_l], k < l: breaks before k leave twice, k itself takes once and leaves once, and
+        # breaks between k and l leave once.
+        both_left = _before(squares[..., 1, 1].log()).exp()  # (*batch, K)
+        left = _before(first[..., 1].log())
+        pair = _ended(squares[..., 0, 1], 0.0) * both_left
+        between = left.unsqueeze(-2) - (left + _ended(first[..., 1].log(), 0.0)).unsqueeze(-1)
+        later = pair.unsqueeze(-1) * between.exp() * _ended(first[..., 0], 1.0).unsqueeze(-2)
+        upper = torch.triu(later, 1)
+        own = torch.diag_embed(_ended(squares[..., 0, 0], 1.0) * both_left)
+        mean = self.mean()
+        products = own + upper + upper.transpose(-1, -2)
+        return products - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+
+    def updated(self, count: Tensor) -> Self:
+        after = count.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        return type(self)(self.taken + count[..., :-1], self.left + after)
+
+    def blended(self, other: Self, step: float) -> Self:
+        return type(self)(
+            torch.lerp(self.taken, other.taken, step), torch.lerp(self.left, other.left, step)
+        )
+
+    def divergence(self, other: Self) -> Tensor:
+        return self._betas().divergence(other._betas()).sum(-1)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        return _broken(*self._betas().sample(shape, generator).unbind(-1))
+
+    def log_prob(self, log_weights: Tensor) -> Tensor:
+        rest = log_weights.flip(-1).logcumsumexp(-1).flip(-1)  # of the stick before each break
+        taken, left = log_weights[..., :-1] - rest[..., :-1], rest[..., 1:] - rest[..., :-1]
+        breaks = self._betas().log_prob(torch.stack([taken, left], -1)).sum(-1)
+        return breaks - rest[..., :-1].sum(-1)
+
+    def selected(self, components: Tensor) -> Self:
+        n_breaks = len(components) - 1  # each as before, whichever component it now takes from
+        return type(self)(self.taken[..., :n_breaks], self.left[..., :n_breaks])
+
+    def distribution(self) -> StickBreaking:
+        return StickBreaking(self)
+
+    def encode(self, reference: Self) -> Tensor:
+        return self._betas().encode(reference._betas()).flatten()
+
+    def decode(self, values: Tensor) -> Self:
+        breaks = self._betas().decode(values.reshape(-1, 2)).concentration
+        return type(self)(*breaks.unbind(-1))
+
+    def by_size(self, count: Tensor) -> Tensor:
+        # Largest first is the likeliest labelling (Kurihara, Welling and Teh 2007). Stable, so that
+        # equal counts, of empty components say, do not change places in every iteration.
+        return torch.argsort(count, descending=True, stable=True)
+
+
+class StickBreaking(Distribution):
+    """The distribution of weights (K,) made by breaking a stick, in torch's words.
+
+    Attributes
+    ----------
+    breaks : torch.distributions.Beta
+        Of the share that each component takes of what is left, batch shape (K − 1,).
+    """
+
+    has_rsample = True
+
+    def __init__(self, belief: StickBreakingWeights):
+        self._belief = belief
+        self.breaks = Beta(belief.taken, belief.left, validate_args=False)
+        shape = belief.taken.shape
+        super().__init__(shape[:-1], torch.Size([shape[-1] + 1]), validate_args=False)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        return {}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.simplex
+
+    @property
+    def mean(self) -> Tensor:
+        return self._belief.mean()
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.diagonal(self._belief.covariance(), dim1=-2, dim2=-1)
+
+    def rsample(
+        self, sample_shape: Any = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw so that gradients reach the breaks."""
+        return self._belief.sample(tuple(sample_shape), generator).exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density in the first K − 1 weights."""
+        return self._belief.log_prob(value.log())
+
+
+def _log_dirichlet(concentration: Tensor) -> Tensor:
+    """The logarithm of the normalising constant."""
+    return concentration.lgamma().sum(-1) - concentration.sum(-1).lgamma()
+
+
+def _before(values: Tensor) -> Tensor:
+    """Sums over what comes before, (*, K − 1) to (*, K)."""
+    return torch.cat([values.new_zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
+
+
+def _ended(values: Tensor, last: float) -> Tensor:
+    """One more value at the end, (*, K − 1) to (*, K)."""
+    return torch.nn.functional.pad(values, (0, 1), value=last)
+
+
+def _broken(log_taken: Tensor, log_left: Tensor) -> Tensor:
+    """Log-weights of breaks, (*, K − 1) to (*, K)."""
+    return _ended(log_taken, 0.0) + _before(log_left)

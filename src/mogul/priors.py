@@ -1,0 +1,394 @@
+"""Priors of a Gaussian mixture, as settings that are filled in from the data.
+
+A prior says what is believed of the weights, the means and the precisions (inverse covariances)
+before rows are seen. Every setting is a number or an array; what is left out is scaled to the data.
+:class:`NormalWishart` and :class:`NormalGamma` are conjugate: given which row is whose, the
+posterior is of the same form. :class:`IndependentNormalGamma` lets the means be uncertain apart
+from the precisions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mogul._linalg import cholesky_report
+from mogul.beliefs import (
+    Belief,
+    ComponentBelief,
+    DirichletWeights,
+    IndependentComponents,
+    NormalWishartComponents,
+    StickBreakingWeights,
+    WeightBelief,
+    WishartPrecisions,
+)
+from mogul.covariances import Covariance
+from mogul.data.rows import Rows
+from mogul.errors import InputError
+
+__all__ = [
+    "Dirichlet",
+    "DirichletProcess",
+    "IndependentNormalGamma",
+    "NormalGamma",
+    "NormalWishart",
+    "Prior",
+]
+
+_LEAST_VARIANCE = 1e-6
+"""Of the mean variance: what stands in for the variance of a column that has none."""
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    r"""Weights w ~ Dirichlet(c), the prior of a fixed number of components.
+
+    Parameters
+    ----------
+    concentration : float or array of shape (K,), optional
+        c, in rows; one number serves all components. By default 1 / K: less than the free
+        parameters of a component divided by two, so that components without rows are emptied
+        (Rousseau and Mengersen 2011).
+
+    Examples
+    --------
+    >>> from mogul import priors
+    >>> priors.Dirichlet(2.0)
+    Dirichlet(concentration=2.0)
+    """
+
+    concentration: Any = None
+
+    def belief(self, n_components: int) -> WeightBelief:
+        """With every setting filled in."""
+        given = 1 / n_components if self.concentration is None else self.concentration
+        found = _array(given, "concentration", [(), (n_components,)], (n_components,), above=0)
+        return DirichletWeights(found)
+
+
+@dataclass(frozen=True)
+class DirichletProcess:
+    r"""Weights by breaking a stick, :math:`v_k \sim \mathrm{Beta}(1, \alpha)`, for at most K parts.
+
+    The truncated Dirichlet process: the data decide how many of the K components hold rows
+    (Sethuraman 1994; Blei and Jordan 2006). Components are kept in order of their size.
+
+    Parameters
+    ----------
+    concentration : float, optional
+        α. About α log(1 + N / α) components are expected among N rows. 1 / K by default.
+
+    Examples
+    --------
+    >>> from mogul import priors
+    >>> priors.DirichletProcess(0.5)
+    DirichletProcess(concentration=0.5)
+    """
+
+    concentration: float | None = None
+
+    def belief(self, n_components: int) -> WeightBelief:
+        """With every setting filled in."""
+        given = 1 / n_components if self.concentration is None else self.concentration
+        left = _array(given, "concentration", [()], (n_components - 1,), above=0)
+        return StickBreakingWeights(torch.ones_like(left), left)
+
+
+@dataclass(frozen=True)
+class Prior(ABC):
+    """What is believed of a mixture before rows are seen; see the subclasses."""
+
+    of_matrices: ClassVar[bool]
+    """Whether it is a prior of precision matrices, else of precisions that are numbers."""
+
+    @abstractmethod
+    def _components(self, data: _Data, n_components: int) -> ComponentBelief: ...
+
+    def belief(self, rows: Rows, n_components: int, kind: type[Covariance]) -> Belief:
+        """The prior with every setting filled in, for some rows and a covariance structure."""
+        matrices = kind.factor_ndim > kind.block_ndim
+        if matrices != self.of_matrices:
+            other = _FOR_MATRICES if matrices else _FOR_NUMBERS
+            raise InputError(
+                f"{type(self).__name__} is no prior of the covariance structure {kind.name!r}; use "
+                f"{other}."
+            )
+        weights = getattr(self, "weight_concentration", None)
+        if not isinstance(weights, (Dirichlet, DirichletProcess)):
+            weights = Dirichlet(weights)
+        components = self._components(_Data(rows, kind), n_components)
+        return Belief(weights.belief(n_components), components)
+
+    def __repr__(self) -> str:
+        """The settings that were given."""
+        given = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        inside = ", ".join(f"{name}={value!r}" for name, value in given if value is not None)
+        return f"{type(self).__name__}({inside})"
+
+
+_FOR_MATRICES = "priors.NormalWishart"
+_FOR_NUMBERS = "priors.NormalGamma or priors.IndependentNormalGamma"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class NormalWishart(Prior):
+    r"""The conjugate prior of full and tied covariances.
+
+    .. math::
+        \mu_k \mid \Lambda_k \sim \mathcal{N}(m_k, (\kappa_k \Lambda_k)^{-1}), \qquad
+        \Lambda_k \sim \mathcal{W}(\nu, S^{-1}), \qquad E[\Lambda_k] = \nu S^{-1}
+
+    Parameters
+    ----------
+    mean_loc : array of shape (D,) or (K, D), or float, optional
+        m. The mean of the rows by default.
+    mean_precision : float or array of shape (K,), default 1.0
+        κ: how many rows the prior of a mean is worth.
+    degrees_of_freedom : float or array of shape (K,), optional
+        ν > D − 1: how many rows the prior of a precision is worth; one number when tied. D by
+        default.
+    scale : array of shape (D, D) or (K, D, D), optional
+        S. The sample covariance of the rows by default, so that a component is expected to be
+        narrower than the data: :math:`E[\Lambda]^{-1}` is the covariance divided by D.
+    weight_concentration : float, array of shape (K,), Dirichlet or DirichletProcess, optional
+        The prior of the weights; a number or array is that of :class:`Dirichlet`.
+
+    References
+    ----------
+    Bishop (2006), *Pattern Recognition and Machine Learning*, §10.2; DeGroot (1970).
+
+    Examples
+    --------
+    >>> from mogul import BayesianGaussianMixture, datasets, priors
+    >>> rows = datasets.old_faithful().values
+    >>> prior = priors.NormalWishart(mean_precision=0.1, weight_concentration=2.0)
+    >>> model = BayesianGaussianMixture(2, prior=prior, random_state=0).fit(rows)
+    >>> sorted(model.posterior_["weights"].concentration.round().int().tolist())
+    [99, 177]
+    """
+
+    mean_loc: Any = None
+    mean_precision: Any = 1.0
+    degrees_of_freedom: Any = None
+    scale: Any = None
+    weight_concentration: Any = None
+
+    of_matrices: ClassVar[bool] = True
+
+    def _components(self, data: _Data, n_components: int) -> ComponentBelief:
+        k, d, kind = n_components, data.n_features, data.kind
+        blocks = kind.block_shape(k, d)
+        degrees = _or(self.degrees_of_freedom, float(d))
+        degrees = _array(
+            degrees, "degrees_of_freedom", [(), blocks], blocks, above=d - 1, unit="D − 1"
+        )
+        scale = _or(self.scale, data.covariance)
+        whole = kind.factor_shape(k, d)
+        scale = _array(scale, "scale", [(d, d), whole], whole)
+        return NormalWishartComponents(
+            data.locations(self.mean_loc, k),
+            _array(self.mean_precision, "mean_precision", [(), (k,)], (k,), above=0),
+            WishartPrecisions(degrees, _covariance(kind, scale, k, d)),
+        )
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class NormalGamma(Prior):
+    r"""The conjugate prior of diag and spherical covariances.
+
+    .. math::
+        \tau_{kd} \sim \mathrm{Gamma}(a, b), \qquad
+        \mu_{kd} \mid \tau_{kd} \sim \mathcal{N}(m_{kd}, (\kappa_k \tau_{kd})^{-1})
+
+    with one precision τ for each component and feature (diag) or each component (spherical).
+
+    Parameters
+    ----------
+    mean_loc : array of shape (D,) or (K, D), or float, optional
+        m. The mean of the rows by default.
+    mean_precision : float or array of shape (K,), default 1.0
+        κ: how many rows the prior of a mean is worth.
+    precision_concentration : float or array, optional
+        a: half the number of observations that the prior is worth. By default those of D rows:
+        D / 2 (diag), D² / 2 (spherical).
+    precision_rate : float or array, optional
+        b. By default half the variance of the column (diag), or half the sum of the columns'
+        variances (spherical): a component is expected to be narrower than the data.
+    weight_concentration : float, array of shape (K,), Dirichlet or DirichletProcess, optional
+        The prior of the weights; a number or array is that of :class:`Dirichlet`.
+
+    Notes
+    -----
+    Concentration and rate have shape (), (D,) or (K, D) for diag, () or (K,) for spherical.
+
+    References
+    ----------
+    DeGroot (1970), §9.6.
+
+    Examples
+    --------
+    >>> from mogul import BayesianGaussianMixture, datasets, priors
+    >>> rows = datasets.old_faithful().values
+    >>> model = BayesianGaussianMixture(
+    ...     2, covariance_type="diag", prior=priors.NormalGamma(), random_state=0
+    ... ).fit(rows)
+    >>> model.posterior_["precisions"]
+    Gamma(concentration: torch.Size([2, 2]), rate: torch.Size([2, 2]))
+    """
+
+    mean_loc: Any = None
+    mean_precision: Any = 1.0
+    precision_concentration: Any = None
+    precision_rate: Any = None
+    weight_concentration: Any = None
+
+    of_matrices: ClassVar[bool] = False
+
+    def _components(self, data: _Data, n_components: int) -> ComponentBelief:
+        k = n_components
+        return NormalWishartComponents(
+            data.locations(self.mean_loc, k),
+            _array(self.mean_precision, "mean_precision", [(), (k,)], (k,), above=0),
+            data.gammas(self.precision_concentration, self.precision_rate, k),
+        )
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class IndependentNormalGamma(Prior):
+    r"""Normal means and Gamma precisions that are independent, for diag and spherical covariances.
+
+    .. math::
+        \mu_{kd} \sim \mathcal{N}(m_{kd}, s_{kd}^2), \qquad \tau_{kd} \sim \mathrm{Gamma}(a, b)
+
+    Parameters
+    ----------
+    mean_loc : array of shape (D,) or (K, D), or float, optional
+        m. The mean of the rows by default.
+    mean_scale : array of shape (D,) or (K, D), or float, optional
+        s, a standard deviation. That of the rows by default.
+    precision_concentration, precision_rate : float or array, optional
+        a and b, of the shapes and with the defaults of :class:`NormalGamma`.
+    weight_concentration : float, array of shape (K,), Dirichlet or DirichletProcess, optional
+        The prior of the weights; a number or array is that of :class:`Dirichlet`.
+
+    References
+    ----------
+    Gelman and others (2013), *Bayesian Data Analysis*, §3.3 and §22.
+
+    Examples
+    --------
+    >>> from mogul import BayesianGaussianMixture, datasets, priors
+    >>> rows = datasets.old_faithful().values
+    >>> prior = priors.IndependentNormalGamma([3.5, 70.0], [1.0, 15.0], weight_concentration=2.0)
+    >>> model = BayesianGaussianMixture(
+    ...     2, covariance_type="diag", prior=prior, random_state=0
+    ... ).fit(rows)
+    >>> model.posterior_["means"]
+    Normal(loc: torch.Size([2, 2]), scale: torch.Size([2, 2]))
+    """
+
+    mean_loc: Any = None
+    mean_scale: Any = None
+    precision_concentration: Any = None
+    precision_rate: Any = None
+    weight_concentration: Any = None
+
+    of_matrices: ClassVar[bool] = False
+
+    def _components(self, data: _Data, n_components: int) -> ComponentBelief:
+        k, d = n_components, data.n_features
+        scale = _or(self.mean_scale, data.variance.sqrt())
+        return IndependentComponents(
+            data.locations(self.mean_loc, k),
+            _array(scale, "mean_scale", [(), (d,), (k, d)], (k, d), above=0),
+            data.gammas(self.precision_concentration, self.precision_rate, k),
+        )
+
+
+class _Data:
+    """What defaults are scaled to: mean, variances and covariance of the rows."""
+
+    def __init__(self, rows: Rows, kind: type[Covariance]):
+        self.kind, self.n_features = kind, rows.n_features
+        self.mean = rows.mean()
+        gap = rows.values.double() - self.mean
+        weighted = gap if rows.weight is None else gap * rows.weight.double().unsqueeze(-1)
+        freedom = max(rows.total_weight - 1, 1.0)
+        covariance = weighted.T @ gap / freedom
+        variance = covariance.diagonal()
+        typical = variance.mean() if bool((variance > 0).any()) else variance.new_ones(())
+        self.variance = variance.clamp_min(_LEAST_VARIANCE * typical)
+        _, regular = cholesky_report(covariance)
+        # Fewer rows than columns, or columns that repeat others, leave directions without spread.
+        self.covariance = covariance if bool(regular) else torch.diag(self.variance)
+
+    def locations(self, given: Any, n_components: int) -> Tensor:
+        k, d = n_components, self.n_features
+        return _array(_or(given, self.mean), "mean_loc", [(), (d,), (k, d)], (k, d))
+
+    def gammas(self, concentration: Any, rate: Any, n_components: int) -> WishartPrecisions:
+        """Gamma beliefs of precisions, one a component or one a component and feature."""
+        k, d = n_components, self.n_features
+        blocks = self.kind.block_shape(k, d)
+        per_row = self.kind.block_counts(torch.ones(k, dtype=torch.float64), d)
+        each = self.kind.spread(per_row, k).shape[-1] > 1
+        spread = self.variance if each else self.variance.sum()
+        allowed = [(), (d,), blocks] if each else [(), blocks]
+        a = _or(concentration, d * per_row / 2)
+        a = _array(a, "precision_concentration", allowed, blocks, above=0)
+        b = _array(_or(rate, spread / 2), "precision_rate", allowed, blocks, above=0)
+        return WishartPrecisions(2 * a, self.kind.from_covariances(2 * b, k, d))
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else given
+
+
+def _array(
+    value: Any,
+    name: str,
+    allowed: list[tuple[int, ...]],
+    shape: tuple[int, ...],
+    *,
+    above: float | None = None,
+    unit: str = "",
+) -> Tensor:
+    """A setting as float64 of ``shape``, when it has one of the shapes that are allowed."""
+    try:
+        like = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        array = np.array(like, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} of the prior must be numbers; got {value!r}.") from None
+    if array.shape not in allowed:
+        words = " or ".join(str(one) for one in dict.fromkeys(allowed))
+        raise InputError(
+            f"{name} of the prior has shape {array.shape}; expected {words} here, for "
+            f"{_dimensions(shape)}."
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} of the prior must be finite; got {value!r}.")
+    if above is not None and not (array > above).all():
+        bound = f"{unit} = {above:g}" if unit else f"{above:g}"
+        raise InputError(f"{name} of the prior must be above {bound}; got {value!r}.")
+    return torch.from_numpy(array).expand(shape).clone()
+
+
+def _dimensions(shape: tuple[int, ...]) -> str:
+    words = {0: "a single number", 1: f"{shape[0] if shape else 0} values"}
+    return words.get(len(shape), f"an array of shape {shape}")
+
+
+def _covariance(kind: type[Covariance], scale: Tensor, k: int, d: int) -> Covariance:
+    try:
+        return kind.from_covariances(scale, k, d)
+    except InputError:
+        raise InputError(
+            "scale of the prior must be symmetric and positive-definite; it is not, so check its "
+            "eigenvalues."
+        ) from None
