@@ -1,1 +1,14 @@
-"""Inference: one method a file, over the E-step and its statistics."""
+"""Inference: one method a file. The settings of the Bayesian methods are public here."""
+
+from __future__ import annotations
+
+from mogul.infer.adam_vi import AdamVI
+from mogul.infer.cavi import CAVI
+from mogul.infer.gibbs import Gibbs
+from mogul.infer.problem import Method
+from mogul.infer.svi import SVI
+
+__all__ = ["CAVI", "METHODS", "SVI", "AdamVI", "Gibbs"]
+
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (CAVI, SVI, AdamVI, Gibbs)}
+"""The methods by the word that users write for ``inference``."""

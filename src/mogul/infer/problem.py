@@ -1,0 +1,102 @@
+"""What a Bayesian fit is asked, and what it answers, whatever the method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mogul.beliefs import Belief
+from mogul.data.rows import Rows
+from mogul.infer.stopping import Trace
+from mogul.mixture import Mixture
+
+__all__ = ["Method", "Outcome", "Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows, a prior and places to start.
+
+    Attributes
+    ----------
+    rows : Rows
+    prior : Belief
+    starts : list of Belief
+        Single ones.
+    tol : float
+        In nats of the whole bound.
+    max_iter : int
+    acceleration : {"auto", "squarem", "none"}
+    generator : torch.Generator
+    previous : float
+        A bound to measure the first change against, when a fit continues.
+    together : bool
+        Whether all starts may run as one batch, else one after another.
+    on_iteration : callable (record) → True to stop, optional
+    on_end : callable (Trace), optional
+    """
+
+    rows: Rows
+    prior: Belief
+    starts: list[Belief]
+    tol: float
+    max_iter: int
+    acceleration: str
+    generator: torch.Generator
+    previous: float = -torch.inf
+    together: bool = True
+    on_iteration: Callable[[Any], bool | None] | None = None
+    on_end: Callable[[Trace], None] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best end of a fit.
+
+    Attributes
+    ----------
+    elbo : float
+        In nats; NaN for a sampler, which has none.
+    trace : Trace
+    interrupted : bool
+    belief : Belief, optional
+        The approximate posterior.
+    draws : Mixture, batch shape (chains, draws), optional
+        Draws of the posterior.
+    log_joint : Tensor, shape (chains, draws), optional
+        Log p(X, θ) of each draw, in nats.
+    notes : list of str
+        What else happened, in words.
+    """
+
+    elbo: float
+    trace: Trace
+    interrupted: bool
+    belief: Belief | None = None
+    draws: Mixture | None = None
+    log_joint: Tensor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Method(ABC):
+    """A way to find a posterior: its settings, and what it does with a problem."""
+
+    name: ClassVar[str]
+    """The word that users write for ``inference``."""
+
+    def n_starts(self, n_init: int) -> int:
+        """How many starts it wants when the user asks for ``n_init``."""
+        return n_init
+
+    @abstractmethod
+    def n_iterations(self, max_iter: int) -> int:
+        """How many iterations a start takes at most when the user allows ``max_iter``."""
+
+    @abstractmethod
+    def run(self, problem: Problem) -> Outcome:
+        """Fit."""
