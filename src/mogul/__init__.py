@@ -11,35 +11,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mogul import data, datasets, errors, functional, nn, plot
-    from mogul.estimators import GaussianMixture, SelectionResult, select
+    from mogul import data, datasets, errors, functional, infer, nn, plot, priors
+    from mogul.estimators import (
+        BayesianGaussianMixture,
+        GaussianMixture,
+        SelectionResult,
+        select,
+    )
     from mogul.io import load, save
     from mogul.mixture import Mixture
+    from mogul.posterior import Posterior
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "BayesianGaussianMixture": "mogul.estimators",
     "GaussianMixture": "mogul.estimators",
     "Mixture": "mogul.mixture",
+    "Posterior": "mogul.posterior",
     "SelectionResult": "mogul.estimators",
     "select": "mogul.estimators",
     "load": "mogul.io",
     "save": "mogul.io",
 }
-_MODULES = ("data", "datasets", "errors", "functional", "nn", "plot")
+_MODULES = ("data", "datasets", "errors", "functional", "infer", "nn", "plot", "priors")
 
 __all__ = [
+    "BayesianGaussianMixture",
     "GaussianMixture",
     "Mixture",
+    "Posterior",
     "SelectionResult",
     "__version__",
     "data",
     "datasets",
     "errors",
     "functional",
+    "infer",
     "load",
     "nn",
     "plot",
+    "priors",
     "save",
     "select",
 ]

@@ -32,6 +32,7 @@ _FILE_IN_FOLDER = "model.safetensors"
 _KINDS = {
     "Mixture": "mogul.mixture:Mixture",
     "GaussianMixture": "mogul.estimators:GaussianMixture",
+    "BayesianGaussianMixture": "mogul.estimators:BayesianGaussianMixture",
 }
 """All that can be saved, and where it is defined; a file only ever names a key of this."""
 _LENGTH_BYTES = 8

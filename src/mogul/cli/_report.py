@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any
 from mogul.cli._arguments import feature_names
 
 if TYPE_CHECKING:
-    from mogul import Mixture
+    from pathlib import Path
 
-__all__ = ["number", "print_facts", "print_mixture", "print_table"]
+    from mogul import Mixture
+    from mogul.data import Table
+
+__all__ = [
+    "number",
+    "print_facts",
+    "print_mixture",
+    "print_saved",
+    "print_table",
+    "print_table_facts",
+]
 
 _MOST_FEATURES = 12
 """Above so many, covariances fill screens and nobody reads them."""
@@ -20,6 +30,17 @@ _MOST_FEATURES = 12
 def number(value: float) -> str:
     """Six significant digits, with the zeros at the end, so that columns line up."""
     return f"{value:#.6g}".rstrip(".")
+
+
+def print_table_facts(data: Path, table: Table) -> None:
+    """What was read."""
+    weighted = "" if table.sample_weight is None else ", weighted"
+    print(f"{data}: {len(table)} rows, {len(table.names)} columns{weighted}\n")
+
+
+def print_saved(saved: Path | None) -> None:
+    """Where the model went."""
+    print("\nNot saved; add --out model.safetensors." if saved is None else f"\nSaved to {saved}")
 
 
 def print_facts(facts: Iterable[tuple[str, Any]]) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mogul.cli._arguments import ColumnsOption, DataArgument, SeedOption, names, table_rows
+from mogul.cli._bayes import fit_posterior
 from mogul.cli._messages import note
-from mogul.cli._report import number, print_facts, print_mixture
+from mogul.cli._report import number, print_facts, print_mixture, print_saved, print_table_facts
 from mogul.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,15 @@ class Acceleration(StrEnum):
     none = "none"
 
 
+class Inference(StrEnum):
+    """How a posterior may be found."""
+
+    cavi = "cavi"
+    svi = "svi"
+    vi_adam = "vi-adam"
+    gibbs = "gibbs"
+
+
 ComponentsOption = Annotated[
     str, typer.Option("--components", "-k", metavar="K", help="A number, or a range such as 1-6.")
 ]
@@ -49,7 +59,17 @@ CovarianceOption = Annotated[
         help="full, tied, diag, spherical; several with commas between, or all.",
     ),
 ]
-CriterionOption = Annotated[Criterion, typer.Option(help="Chooses among several; the lowest wins.")]
+CriterionOption = Annotated[
+    Criterion | None,
+    typer.Option(help="Chooses among several; the lowest wins. BIC unless another is given."),
+]
+BayesOption = Annotated[
+    bool,
+    typer.Option("--bayes", help="Infer a posterior; the data choose how many of K are needed."),
+]
+InferenceOption = Annotated[
+    Inference | None, typer.Option(help="How to find the posterior; with --bayes, cavi by default.")
+]
 WeightOption = Annotated[str | None, typer.Option(metavar="NAME", help="The column of weights.")]
 OutOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Where to save: a file, or a folder with a /.")
@@ -58,7 +78,11 @@ StartsOption = Annotated[
     int | None, typer.Option(min=1, help="Starts of each model; the likeliest end is kept.")
 ]
 TolOption = Annotated[
-    float | None, typer.Option(help="Stop when a step gains less, in nats a row. One model only.")
+    float | None,
+    typer.Option(
+        help="Stop when a step gains less, in nats a row; with --bayes, of all rows. One model "
+        "only."
+    ),
 ]
 IterationsOption = Annotated[
     int | None, typer.Option(min=1, help="The most iterations. One model only.")
@@ -73,7 +97,7 @@ def fit(
     data: DataArgument,
     components: ComponentsOption = "1-6",
     covariance: CovarianceOption = "full",
-    criterion: CriterionOption = Criterion.bic,
+    criterion: CriterionOption = None,
     columns: ColumnsOption = None,
     weight_column: WeightOption = None,
     out: OutOption = None,
@@ -83,6 +107,8 @@ def fit(
     max_iter: IterationsOption = None,
     reg_covar: FloorOption = None,
     acceleration: AccelerationOption = None,
+    bayes: BayesOption = False,
+    inference: InferenceOption = None,
 ) -> None:
     """Fit a mixture of Gaussians to the numeric columns of a table.
 
@@ -91,9 +117,14 @@ def fit(
       mogul fit cars.csv --out cars.safetensors
       mogul fit cars.csv -k 1-6 -c all --criterion icl --out cars.safetensors
       mogul fit cars.parquet -k 3 -c tied --columns power_kw,weight_kg --weight-column count
+      mogul fit cars.csv --bayes -k 10 --out cars.safetensors
 
     With a range of K or several covariance types every combination is fitted, a table of the
     criterion is printed and the best is kept.
+
+    With --bayes the highest K is the most there may be: a Dirichlet process gives weight to those
+    that are needed. Intervals of 95 % are printed, corrected for what mean field leaves out; of
+    several covariance types the one of the highest evidence lower bound is kept.
     """  # noqa: D301 - the escape tells typer to keep the lines
     sizes, kinds = _sizes(components), _kinds(covariance)
     speed = acceleration and acceleration.value
@@ -101,13 +132,22 @@ def fit(
     settings = _given(random_state=seed, n_init=n_init, **one_only)
     if out is not None:
         _check_destination(out)
+    if bayes:
+        _refuse_with_bayes(criterion)
+        method = _given(inference=inference and inference.value)
+        table = _read(data, columns, weight_column)
+        fit_posterior(data, table, sizes[-1], kinds, {**settings, **method}, out)
+        return
+    if inference is not None:
+        raise InputError("--inference says how to find a posterior; add --bayes.")
     if len(sizes) == len(kinds) == 1:
         table = _read(data, columns, weight_column)
         model, choice = _single(table, sizes[0], kinds[0], settings), None
     else:
         _refuse_for_several(one_only)
         table = _read(data, columns, weight_column)
-        model, choice = _best(table, sizes, kinds, {"criterion": criterion.value, **settings})
+        chosen_by = _given(criterion=criterion and criterion.value)
+        model, choice = _best(table, sizes, kinds, {**chosen_by, **settings})
     saved = None if out is None else _save(model, out)
     _print_all(data, table, choice, model, saved)
 
@@ -115,6 +155,14 @@ def fit(
 def _given(**settings: Any) -> dict[str, Any]:
     """The settings that were given; the library has defaults for the rest."""
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _refuse_with_bayes(criterion: Criterion | None) -> None:
+    if criterion is not None:
+        raise InputError(
+            "--criterion chooses among fits by maximum likelihood; with --bayes the evidence lower "
+            "bound does, so leave it out."
+        )
 
 
 def _refuse_for_several(one_only: dict[str, Any]) -> None:
@@ -198,12 +246,11 @@ def _single(table: Table, k: int, kind: str, settings: dict[str, Any]) -> Gaussi
 def _print_all(
     data: Path, table: Table, choice: str | None, model: GaussianMixture, saved: Path | None
 ) -> None:
-    weighted = "" if table.sample_weight is None else ", weighted"
-    print(f"{data}: {len(table)} rows, {len(table.names)} columns{weighted}\n")
+    print_table_facts(data, table)
     if choice is not None:
         print(f"{choice}\n")
     _print_model(model, table)
-    print("\nNot saved; add --out model.safetensors." if saved is None else f"\nSaved to {saved}")
+    print_saved(saved)
 
 
 def _print_model(model: GaussianMixture, table: Table) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mogul.cli._arguments import ModelArgument, SeedOption, feature_names, load_mixture
+from mogul.cli._arguments import ModelArgument, SeedOption, feature_names, single_mixture
 
 __all__ = ["sample"]
 
@@ -31,12 +31,16 @@ def sample(
     """  # noqa: D301 - the escape tells typer to keep the lines
     import torch
 
+    from mogul import load
     from mogul.data import check_table_destination, write_csv, write_table
 
     if out is not None:
         check_table_destination(out)
-    mixture = load_mixture(model)
-    rows = mixture.sample((n_rows,), generator=torch.Generator().manual_seed(seed)).numpy()
+    found = load(model)
+    mixture = single_mixture(found, model)
+    posterior = getattr(found, "posterior_", None)
+    source = mixture if posterior is None else posterior.predictive()
+    rows = source.sample((n_rows,), generator=torch.Generator().manual_seed(seed)).numpy()
     columns = dict(zip(feature_names(mixture), rows.T, strict=True))
     if out is None:
         write_csv(sys.stdout.buffer, columns)

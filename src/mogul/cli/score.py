@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mogul.cli._arguments import ColumnsOption, DataArgument, ModelArgument, load_mixture, rows_for
+from mogul.cli._arguments import (
+    ColumnsOption,
+    DataArgument,
+    ModelArgument,
+    rows_for,
+    single_mixture,
+)
 from mogul.cli._report import number
 
 if TYPE_CHECKING:
@@ -45,31 +51,54 @@ def score(
       mogul score cars.safetensors new_cars.csv --out scores.parquet
       mogul score cars.safetensors new_cars.csv --summary
 
-    The columns of DATA are found by the names that the model was fitted with.
+    The columns of DATA are found by the names that the model was fitted with. For a model with a
+    posterior, densities and probabilities are averaged over it.
     """  # noqa: D301 - the escape tells typer to keep the lines
+    from mogul import load
     from mogul.data import check_table_destination, write_csv, write_table
-    from mogul.infer.criteria import mean_log_likelihood
 
     if out is not None:
         check_table_destination(out)
-    mixture = load_mixture(model)
-    rows = rows_for(mixture, data, columns)
+    found = load(model)
+    rows = rows_for(single_mixture(found, model), data, columns)
     if summary:
-        print(number(mean_log_likelihood(rows, mixture)))
+        print(number(float(_densities(found, rows).mean())))
     elif out is None:
-        write_csv(sys.stdout.buffer, _scores(mixture, rows))
+        write_csv(sys.stdout.buffer, _scores(found, rows))
     else:
-        write_table(out, _scores(mixture, rows))
+        write_table(out, _scores(found, rows))
         print(f"{rows.n_rows} rows written to {out}")
 
 
-def _scores(mixture: Mixture, rows: Rows) -> dict[str, np.ndarray]:
-    """The columns to write."""
+def _densities(found: Any, rows: Rows) -> np.ndarray:
+    """The log-density of each row."""
     from mogul import kernels
 
-    shares = kernels.responsibilities(rows.values, mixture).numpy()
+    posterior = getattr(found, "posterior_", None)
+    if posterior is not None:
+        return posterior.predictive().log_prob(rows.values).numpy()
+    return kernels.log_prob(rows.values, _mixture(found)).numpy()
+
+
+def _shares(found: Any, rows: Rows) -> np.ndarray:
+    """The probability of each component for each row."""
+    from mogul import kernels
+
+    posterior = getattr(found, "posterior_", None)
+    if posterior is not None:
+        return posterior.predictive().responsibilities(rows.values).numpy()
+    return kernels.responsibilities(rows.values, _mixture(found)).numpy()
+
+
+def _mixture(found: Any) -> Mixture:
+    return getattr(found, "mixture_", found)
+
+
+def _scores(found: Any, rows: Rows) -> dict[str, np.ndarray]:
+    """The columns to write."""
+    shares = _shares(found, rows)
     return {
-        "log_density": kernels.log_prob(rows.values, mixture).numpy(),
-        "component": kernels.predict(rows.values, mixture).numpy(),
+        "log_density": _densities(found, rows),
+        "component": shares.argmax(1),
         **{f"responsibility_{k}": share for k, share in enumerate(shares.T)},
     }

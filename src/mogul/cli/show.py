@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mogul.cli._arguments import ModelArgument, feature_names, single_mixture
+from mogul.cli._bayes import print_posterior
 from mogul.cli._report import print_facts, print_mixture
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def show(
         bool, typer.Option("--json", help="Print everything as JSON, for programs.")
     ] = False,
 ) -> None:
-    """Print a model's weights, means and covariances.
+    """Print a model's weights, means and covariances; of a posterior, intervals too.
 
     \b
     Examples:
@@ -40,6 +41,9 @@ def show(
         return
     facts["feature_names"] = ", ".join(feature_names(mixture))
     print_facts((_LABELS[name], value) for name, value in facts.items())
+    if hasattr(found, "posterior_"):
+        print_posterior(found)
+        print("\nThe mixture of the expected parameters:")
     print_mixture(mixture)
 
 
@@ -56,7 +60,8 @@ def _facts(mixture: Mixture) -> dict[str, Any]:
 
 def _training(found: Any) -> dict[str, Any]:
     """How the fit of an estimator ended; nothing for a mixture, which may be of no fit."""
-    names = {"converged": "converged_", "n_iterations": "n_iter_", "log_likelihood": "lower_bound_"}
+    bound = "elbo" if hasattr(found, "posterior_") else "log_likelihood"
+    names = {"converged": "converged_", "n_iterations": "n_iter_", bound: "lower_bound_"}
     values = {name: getattr(found, attribute, None) for name, attribute in names.items()}
     return {name: value for name, value in values.items() if value is not None and value == value}
 
@@ -72,5 +77,6 @@ _LABELS = {
     "converged": "converged",
     "n_iterations": "iterations",
     "log_likelihood": "log-likelihood, in nats a row",
+    "elbo": "evidence lower bound, in nats",
 }
 """How the facts are called in print."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from mogul.estimators.bayesian_mixture import BayesianGaussianMixture
 from mogul.estimators.gaussian_mixture import GaussianMixture
 from mogul.estimators.selection import SelectionResult, select
 
-__all__ = ["GaussianMixture", "SelectionResult", "select"]
+__all__ = ["BayesianGaussianMixture", "GaussianMixture", "SelectionResult", "select"]

@@ -1,0 +1,131 @@
+"""Fitting and telling a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mogul.cli._messages import note
+from mogul.cli._report import number, print_facts, print_saved, print_table, print_table_facts
+
+if TYPE_CHECKING:
+    from mogul import BayesianGaussianMixture
+    from mogul.data import Table
+
+__all__ = ["fit_posterior", "print_posterior"]
+
+_MOST_FEATURES = 8
+"""More intervals side by side do not fit a line."""
+
+
+def fit_posterior(
+    data: Path,
+    table: Table,
+    n_components: int,
+    kinds: Sequence[str],
+    settings: dict[str, Any],
+    out: str | None,
+) -> None:
+    """Fit, print and save; of several structures the one of the highest bound."""
+    import mogul
+
+    models = [
+        mogul.BayesianGaussianMixture(n_components, covariance_type=kind, **settings).fit(
+            table, sample_weight=table.sample_weight
+        )
+        for kind in kinds
+    ]
+    best = max(models, key=lambda model: model.elbo_) if len(models) > 1 else models[0]
+    print_table_facts(data, table)
+    if len(models) > 1:
+        _print_choice(models, best)
+    print_facts(
+        [
+            ("covariance type", best.covariance_type),
+            ("components", f"{best.n_effective_components_} hold 99 % of the weight, of at most "
+                           f"{n_components}"),
+            ("evidence lower bound", _bound(best)),
+            ("log-density", f"{number(best.score(table, sample_weight=table.sample_weight))} nats "
+                            "a row, posterior predictive"),
+            ("inference", _inference(best)),
+        ]
+    )  # fmt: skip
+    print_posterior(best)
+    print_saved(None if out is None else mogul.save(best, out))
+
+
+def _bound(model: BayesianGaussianMixture) -> str:
+    return f"{model.elbo_:.6f} nats" if model.elbo_ == model.elbo_ else "none, for a sampler"
+
+
+def _inference(model: BayesianGaussianMixture) -> str:
+    method = model.inference if isinstance(model.inference, str) else model.inference.name
+    state = "converged" if model.converged_ else "not converged"
+    return f"{method}, {state} after {model.n_iter_} iterations"
+
+
+def _print_choice(models: Sequence[BayesianGaussianMixture], best: BayesianGaussianMixture) -> None:
+    rows = [
+        [m.covariance_type, f"{m.elbo_:.2f}{' *' if m is best else '  '}",
+         str(m.n_effective_components_)]
+        for m in models
+    ]  # fmt: skip
+    print_table("Evidence lower bounds", ["covariance", "nats", "components"], rows)
+    print(f"Higher is better; * best ({best.covariance_type}).\n")
+
+
+def print_posterior(model: BayesianGaussianMixture) -> None:
+    """Weights and means of the components that matter, with their intervals."""
+    correction = _correction(model)
+    posterior, features = model.posterior_, _features(model)
+    kept = sorted(range(len(model.weights_)), key=lambda k: -model.weights_[k])
+    kept = kept[: model.n_effective_components_]
+    of_weights = posterior.interval("weights", 0.95, correction)
+    how = {"linear_response": "corrected by linear response", "none": _uncorrected(model)}
+    rows = [[str(k), number(model.weights_[k]), *map(number, of_weights[k].tolist())] for k in kept]
+    title = f"Weights, with intervals of 95 % ({how[correction]})"
+    print_table(title, ["component", "weight", "from", "to"], rows)
+    left = len(model.weights_) - len(kept)
+    if left:
+        share = 1 - float(model.weights_[kept].sum())
+        print(f"{left} more hold {100 * share:.2g} % of the weight together.")
+    if len(features) > _MOST_FEATURES:
+        print(f"\nMeans of {len(features)} features: posterior_.interval('means') in Python")
+        return
+    of_means = posterior.interval("means", 0.95, correction)
+    rows = [
+        [str(k), name, number(model.means_[k, d]), *map(number, of_means[k, d].tolist())]
+        for k in kept
+        for d, name in enumerate(features)
+    ]
+    print_table("Means, with intervals of 95 %", ["component", "feature", "mean", "from", "to"],
+                rows)  # fmt: skip
+
+
+def _correction(model: BayesianGaussianMixture) -> str:
+    """Linear response where it can be had: then it is also kept in the file."""
+    from mogul.errors import MogulError
+    from mogul.posterior import VariationalPosterior
+
+    posterior = model.posterior_
+    if not isinstance(posterior, VariationalPosterior):
+        return "none"
+    try:
+        for name in ("weights", "means"):
+            posterior.std(name, "linear_response")
+    except MogulError as error:
+        note(f"Intervals are those of mean field, not corrected: {error}")
+        return "none"
+    return "linear_response"
+
+
+def _uncorrected(model: BayesianGaussianMixture) -> str:
+    from mogul.posterior import SampledPosterior
+
+    return "of draws" if isinstance(model.posterior_, SampledPosterior) else "mean field"
+
+
+def _features(model: BayesianGaussianMixture) -> list[str]:
+    names = getattr(model, "feature_names_in_", None)
+    return [f"x{i}" for i in range(model.n_features_in_)] if names is None else list(names)

@@ -1,0 +1,932 @@
+"""Bayesian Gaussian mixture, with scikit-learn's interface and ProbFlow's verbs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context, clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from mogul import kernels
+from mogul.beliefs import (
+    Belief,
+    DirichletWeights,
+    NormalWishartComponents,
+    StickBreakingWeights,
+    belief_from_state,
+    belief_to_state,
+)
+from mogul.covariances import STRUCTURES, Covariance, structure
+from mogul.data.rows import Rows
+from mogul.errors import InputError
+from mogul.estimators._inputs import (
+    as_rows,
+    check_enough_rows,
+    check_sample_weight,
+    named_device,
+    validated,
+    warn_of_constant_columns,
+)
+from mogul.estimators._progress import Observers
+from mogul.estimators._state import (
+    finite_or_none,
+    is_plain,
+    settings_from_state,
+    settings_to_state,
+)
+from mogul.infer import METHODS, SVI
+from mogul.infer.ascent import ACCELERATIONS
+from mogul.infer.em import EMSettings
+from mogul.infer.maximum_likelihood import initial_mixtures
+from mogul.infer.problem import Method, Outcome, Problem
+from mogul.infer.selection import relative_floor
+from mogul.infer.starts import STARTS
+from mogul.infer.stopping import ELBORecord, Trace
+from mogul.infer.svi import streaming_step
+from mogul.infer.variational import begin, elbo
+from mogul.mixture import Mixture
+from mogul.posterior import Posterior, SampledPosterior, VariationalPosterior
+from mogul.posterior.quantities import PARAMETERS, quantity
+from mogul.priors import (
+    Dirichlet,
+    DirichletProcess,
+    IndependentNormalGamma,
+    NormalGamma,
+    NormalWishart,
+    Prior,
+)
+
+__all__ = ["BayesianGaussianMixture", "PruningReport"]
+
+_HELD = 0.99
+"""The share of the weight that the effective components hold together."""
+_LARGEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """What :meth:`BayesianGaussianMixture.prune` took away.
+
+    Attributes
+    ----------
+    removed : list of (component, weight)
+        Numbered as before, with their expected weights.
+    n_before : int
+    elbo_before, elbo_after : float
+        In nats, under the same prior.
+    """
+
+    removed: list[tuple[int, float]]
+    n_before: int
+    elbo_before: float
+    elbo_after: float
+
+    def __str__(self) -> str:
+        if not self.removed:
+            return f"Nothing was removed: all {self.n_before} components are needed."
+        listed = ", ".join(f"{k} ({weight:.2g})" for k, weight in self.removed)
+        total = sum(weight for _, weight in self.removed)
+        gain = self.elbo_after - self.elbo_before
+        return (
+            f"{len(self.removed)} of {self.n_before} components were removed, which held "
+            f"{100 * total:.2g} % of the weight: {listed}. The evidence lower bound "
+            f"{'rose' if gain >= 0 else 'fell'} by {abs(gain):.4g} nats."
+        )
+
+
+def _takes_batches(model: BayesianGaussianMixture) -> bool:
+    if isinstance(model._method(), SVI):
+        return True
+    raise AttributeError(
+        'partial_fit takes natural-gradient steps; construct the estimator with inference="svi".'
+    )
+
+
+class BayesianGaussianMixture(DensityMixin, BaseEstimator):
+    r"""A mixture of Gaussians with a posterior of its parameters.
+
+    .. math::
+        p(x) = \sum_{k=1}^K w_k\, \mathcal{N}(x \mid \mu_k, \Lambda_k^{-1}), \qquad
+        (w, \mu, \Lambda) \sim \text{prior}
+
+    Takes the place of ``sklearn.mixture.BayesianGaussianMixture``: constructor, methods and fitted
+    attributes have the same names. What is new: the bound is complete, so that it compares numbers
+    of components and priors; :meth:`score_samples` is the posterior predictive density, which
+    integrates to one; updates are exact for every covariance structure; row weights; priors as
+    objects; four ways of inference; and :attr:`posterior_`, with intervals that linear response
+    corrects for what mean field leaves out.
+
+    Parameters
+    ----------
+    n_components : int, default 1
+        K; with a Dirichlet process, the most there may be.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default "full"
+    tol : float, default 1e-3
+        Coordinate ascent stops when an iteration gains less, in nats of the whole bound, and,
+        unless ``acceleration`` is "none", less remains to be gained.
+    reg_covar : float, default 0.0
+        Added to every variance of the prior's guess of the covariances, in squared units of the
+        data. None is needed: a prior keeps covariances positive. (scikit-learn adds 1e-6 to each
+        estimate.)
+    max_iter : int, default 500
+        Iterations of coordinate ascent; the other methods have numbers of their own.
+    n_init : int, default 1
+        Starts; the end of the highest bound is kept. A sampler starts each chain by itself.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default "kmeans"
+        As for :class:`GaussianMixture`.
+    weight_concentration_prior_type : {"dirichlet_process", "dirichlet_distribution"}
+        By default "dirichlet_process": weights by breaking a stick, components in order of size.
+    weight_concentration_prior : float, optional
+        Of each component, or of the process; 1 / K by default.
+    mean_precision_prior : float, optional
+        How many rows the prior of a mean is worth; 1 by default.
+    mean_prior : array-like, shape (D,), optional
+        The mean of the rows by default.
+    degrees_of_freedom_prior : float, optional
+        How many rows the prior of a precision is worth, above D − 1; D by default.
+    covariance_prior : float or array-like, optional
+        The prior's scale, which is its guess of a covariance times its degrees of freedom: (D, D)
+        for full and tied, (D,) for diag, a number for spherical. The sample covariance, variances
+        or mean variance by default.
+    random_state : int, RandomState or None, default None
+    warm_start : bool, default False
+        Go on from the last posterior.
+    verbose : int, default 0
+    verbose_interval : int, default 10
+    prior : Prior, optional
+        From :mod:`mogul.priors`, in the place of the six settings of the prior above.
+    inference : {"cavi", "svi", "vi-adam", "gibbs"} or settings, default "cavi"
+        Coordinate ascent; natural gradients from minibatches; the reparameterised bound by Adam;
+        Gibbs sampling. ``mogul.infer.SVI(passes=20)`` and the like set what the names leave at
+        their defaults.
+    acceleration : {"auto", "squarem", "none"}, default "auto"
+        Of coordinate ascent, guarded so that the bound never falls.
+    callbacks : sequence of callables, optional
+        Each is called with a record after every iteration; returning True ends the fit and keeps
+        the state so far.
+    progress : {"auto", True, False}, default "auto"
+    device : str or torch.device, optional
+
+    Attributes
+    ----------
+    posterior_ : Posterior
+        A mapping to ``torch.distributions``; intervals, covariances, draws.
+    prior_ : Belief
+        The prior with every setting filled in.
+    mixture_ : Mixture
+        The mixture of the expected weights, means and precisions.
+    weights_, means_, covariances_, precisions_, precisions_cholesky_ : ndarray
+        Its parameters, in the shapes of :class:`GaussianMixture`.
+    elbo_ : float
+        The evidence lower bound in nats, of all rows, with every constant: at most log p(X). NaN
+        for a sampler; for "vi-adam" estimated from draws, of the tighter bound without labels.
+    lower_bound_, lower_bounds_ : float, list of float
+        scikit-learn's names for it, and for its values at the start of each iteration.
+    n_effective_components_ : int
+        The fewest components that hold 99 % of the expected weight.
+    converged_ : bool
+    n_iter_ : int
+    history_ : list
+        Records of the iterations of the start that won.
+    weight_concentration_, mean_precision_, degrees_of_freedom_ : ndarray
+        Parameters of the posterior, where the prior is conjugate, degrees of freedom in rows. For a
+        Dirichlet process the first is a pair of arrays (K,) of the Beta distributions of the
+        breaks; the last component takes what is left, (1, 0).
+    weight_concentration_prior_, mean_prior_, mean_precision_prior_, covariance_prior_, \
+degrees_of_freedom_prior_ : float or ndarray
+        The settings of the prior, filled in.
+
+    Raises
+    ------
+    InputError
+        For data, weights or priors that cannot be used.
+
+    References
+    ----------
+    Attias (2000); Blei and Jordan (2006); Hoffman and others (2013); Giordano, Broderick and Jordan
+    (2018).
+
+    Examples
+    --------
+    >>> from mogul import BayesianGaussianMixture, datasets
+    >>> rows = datasets.old_faithful().values
+    >>> model = BayesianGaussianMixture(6, random_state=0).fit(rows)
+    >>> model.n_effective_components_
+    2
+    >>> low, high = model.posterior_ci("weights", correction="linear_response")
+    >>> [f"{a:.2f} to {b:.2f}" for a, b in zip(low[:2], high[:2])]
+    ['0.59 to 0.70', '0.30 to 0.41']
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(STARTS))],
+        "weight_concentration_prior_type": [
+            StrOptions({"dirichlet_process", "dirichlet_distribution"})
+        ],
+        "weight_concentration_prior": [None, Interval(Real, 0.0, None, closed="neither")],
+        "mean_precision_prior": [None, Interval(Real, 0.0, None, closed="neither")],
+        "mean_prior": [None, "array-like"],
+        "degrees_of_freedom_prior": [None, Interval(Real, 0.0, None, closed="neither")],
+        "covariance_prior": [None, "array-like", Interval(Real, 0.0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "prior": [None, Prior],
+        "inference": [StrOptions(set(METHODS)), Method],
+        "acceleration": [StrOptions(set(ACCELERATIONS))],
+        "callbacks": [list, tuple, None],
+        "progress": [StrOptions({"auto"}), "boolean"],
+    }
+
+    posterior_: Posterior
+    prior_: Belief
+    mixture_: Mixture
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 0.0,
+        max_iter: int = 500,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weight_concentration_prior_type: str = "dirichlet_process",
+        weight_concentration_prior: float | None = None,
+        mean_precision_prior: float | None = None,
+        mean_prior: Any = None,
+        degrees_of_freedom_prior: float | None = None,
+        covariance_prior: Any = None,
+        random_state: int | RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        prior: Prior | None = None,
+        inference: str | Method = "cavi",
+        acceleration: str = "auto",
+        callbacks: Sequence[Callable[[Any], bool | None]] | None = None,
+        progress: str | bool = "auto",
+        device: str | torch.device | None = None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weight_concentration_prior_type = weight_concentration_prior_type
+        self.weight_concentration_prior = weight_concentration_prior
+        self.mean_precision_prior = mean_precision_prior
+        self.mean_prior = mean_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.covariance_prior = covariance_prior
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.prior = prior
+        self.inference = inference
+        self.acceleration = acceleration
+        self.callbacks = callbacks
+        self.progress = progress
+        self.device = device
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Infer the posterior from the rows of X.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, D)
+        y : ignored
+        sample_weight : array-like, shape (N,), optional
+            A weight of two counts a row twice, a weight of zero not at all.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, sample_weight)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        """Fit, then return the most probable component of each row; the same as fit, predict."""
+        self._fit(X, sample_weight)
+        return self.predict(X)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X: Any, sample_weight: Any) -> None:
+        rows = self._checked(X, sample_weight, reset=True)
+        method = self._method()
+        rng = check_random_state(self.random_state)
+        prior = self._prior(rows)
+        last = self._last_belief(prior)
+        if last is None:
+            starts, notes = self._starts(rows, prior, method, rng)
+            previous = -np.inf
+        else:
+            starts, notes = [last] * method.n_starts(1), []
+            previous = self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
+        self._infer(rows, prior, starts, method, rng, notes, previous)
+
+    def _checked(self, X: Any, sample_weight: Any, *, reset: bool) -> Rows:
+        array = validated(self, X, reset=reset, min_samples=2 if reset else 1)
+        weight = check_sample_weight(sample_weight, len(array))
+        if reset:
+            check_enough_rows(self.n_components, array, weight)
+        rows = as_rows(array, weight, named_device(self.device))
+        if reset:
+            names = getattr(self, "feature_names_in_", None)
+            consequence = "what is said of it is the prior's"
+            warn_of_constant_columns(rows, names, consequence, stacklevel=5)
+        return rows
+
+    def _method(self) -> Method:
+        return METHODS[self.inference]() if isinstance(self.inference, str) else self.inference
+
+    @property
+    def _kind(self) -> type[Covariance]:
+        return structure(self.covariance_type)
+
+    def _prior(self, rows: Rows) -> Belief:
+        """The prior with every setting filled in."""
+        given = self._prior_of_settings(rows.n_features) if self.prior is None else self.prior
+        self._refuse_two_priors()
+        belief = given.belief(rows, self.n_components, self._kind)
+        if not self.reg_covar:
+            return belief
+        return Belief(belief.weights, belief.components.widened(self.reg_covar))
+
+    def _prior_of_settings(self, n_features: int) -> Prior:
+        """What scikit-learn's six settings say, as a prior object."""
+        process = self.weight_concentration_prior_type == "dirichlet_process"
+        kind = DirichletProcess if process else Dirichlet
+        weights = kind(self.weight_concentration_prior)
+        strength = 1.0 if self.mean_precision_prior is None else self.mean_precision_prior
+        degrees, scale = self.degrees_of_freedom_prior, self.covariance_prior
+        if degrees is not None and degrees <= n_features - 1:
+            raise InputError(
+                "The parameter 'degrees_of_freedom_prior' should be greater than "
+                f"{n_features - 1}, but got {degrees:.3f}."
+            )
+        if self._kind.factor_ndim > self._kind.block_ndim:
+            return NormalWishart(self.mean_prior, strength, degrees, scale, weights)
+        # A row informs a precision by one number, or by all its features when they share it.
+        one = self._kind.block_counts(torch.ones(1), n_features).flatten()[0]
+        half = float(one) / 2
+        return NormalGamma(
+            self.mean_prior,
+            strength,
+            None if degrees is None else degrees * half,
+            None if scale is None else np.asarray(scale, dtype=float) * half,
+            weights,
+        )
+
+    def _refuse_two_priors(self) -> None:
+        settings = (
+            "weight_concentration_prior",
+            "mean_precision_prior",
+            "mean_prior",
+            "degrees_of_freedom_prior",
+            "covariance_prior",
+        )
+        both = [name for name in settings if getattr(self, name) is not None]
+        if self.prior is not None and both:
+            raise InputError(
+                f"prior and {both[0]} were both given; put everything into the prior object."
+            )
+
+    def _starts(
+        self, rows: Rows, prior: Belief, method: Method, rng: RandomState
+    ) -> tuple[list[Belief], list[str]]:
+        # A prior needs no floor; the start, which has none, is kept off the rounding of the data.
+        floor = relative_floor(rows) or float(torch.finfo(torch.float64).eps)
+        mixtures, notes = initial_mixtures(
+            rows,
+            self.n_components,
+            self._kind,
+            EMSettings(floor=floor),
+            method=self.init_params,
+            n_init=method.n_starts(self.n_init),
+            random_state=rng,
+        )
+        beliefs = begin(rows, prior, mixtures)
+        return [beliefs.index(i) for i in range(len(mixtures))], notes
+
+    def _last_belief(self, prior: Belief) -> Belief | None:
+        posterior = getattr(self, "posterior_", None)
+        if not self.warm_start or not isinstance(posterior, VariationalPosterior):
+            return None
+        same = posterior.belief.components.loc.shape == prior.components.loc.shape
+        return posterior.belief if same else None
+
+    def _infer(
+        self,
+        rows: Rows,
+        prior: Belief,
+        starts: list[Belief],
+        method: Method,
+        rng: RandomState,
+        notes: list[str],
+        previous: float = -np.inf,
+    ) -> None:
+        generator = torch.Generator(device=rows.values.device)
+        generator.manual_seed(int(rng.randint(_LARGEST_SEED)))
+        with Observers(self, method.n_iterations(self.max_iter)) as observers:
+            outcome = method.run(
+                Problem(
+                    rows=rows,
+                    prior=prior,
+                    starts=starts,
+                    tol=self.tol,
+                    max_iter=self.max_iter,
+                    acceleration=self.acceleration,
+                    generator=generator,
+                    previous=previous,
+                    together=not self.verbose,
+                    on_iteration=observers,
+                    on_end=observers.finish,
+                )
+            )
+        self._adopt(outcome, prior, rows)
+        self._warn_of(outcome, notes)
+
+    def _adopt(self, outcome: Outcome, prior: Belief, rows: Rows | None) -> None:
+        names = getattr(self, "feature_names_in_", None)
+        self.prior_ = prior
+        converged = outcome.trace.converged
+        if outcome.belief is not None:
+            self.posterior_ = VariationalPosterior(
+                outcome.belief, prior, rows, converged=converged, feature_names=names
+            )
+        else:
+            assert outcome.draws is not None  # a method answers with one or the other
+            assert outcome.log_joint is not None
+            sampled = SampledPosterior(outcome.draws, outcome.log_joint, rows, feature_names=names)
+            self.posterior_ = sampled.relabel("pivot")
+        self.converged_, self.n_iter_ = converged, outcome.trace.n_iter
+        self.history_ = list(outcome.trace.records)
+        self.elbo_ = self.lower_bound_ = outcome.elbo
+        self.lower_bounds_ = [getattr(r, "elbo", float("nan")) for r in self.history_]
+        self._set_attributes()
+
+    def _set_attributes(self) -> None:
+        """The parameters of the mean mixture and of the posterior, as arrays."""
+        self.mixture_ = self.posterior_.mean().to(device="cpu")
+        covariance = self.mixture_.covariance
+        self.weights_ = self.mixture_.weights.numpy()
+        self.means_ = self.mixture_.means.numpy()
+        self.covariances_ = covariance.covariances().numpy()
+        self.precisions_ = covariance.precisions().numpy()
+        self.precisions_cholesky_ = covariance.precisions_cholesky().numpy()
+        held = np.cumsum(np.sort(self.weights_)[::-1])
+        self.n_effective_components_ = int(min(np.searchsorted(held, _HELD) + 1, len(held)))
+        self._predictive = self.posterior_.predictive()
+        self._set_prior_hyperparameters(self.prior_)
+        if isinstance(self.posterior_, VariationalPosterior):
+            self._set_hyperparameters(self.posterior_.belief)
+
+    def _set_hyperparameters(self, belief: Belief) -> None:
+        """scikit-learn's names for what a conjugate posterior is made of."""
+        if isinstance(belief.weights, DirichletWeights):
+            self.weight_concentration_: Any = belief.weights.concentration.cpu().numpy()
+        elif isinstance(belief.weights, StickBreakingWeights):
+            taken, left = belief.weights.taken.cpu().numpy(), belief.weights.left.cpu().numpy()
+            self.weight_concentration_ = np.append(taken, 1.0), np.append(left, 0.0)
+        components = belief.components
+        if isinstance(components, NormalWishartComponents):
+            kind, d = components.kind, components.loc.shape[-1]
+            self.mean_precision_ = components.mean_precision.cpu().numpy()
+            per_row = kind.block_counts(torch.ones(1), d).flatten()[0]
+            self.degrees_of_freedom_ = (components.precisions.degrees / per_row).cpu().numpy()
+
+    def _set_prior_hyperparameters(self, prior: Belief) -> None:
+        """scikit-learn's names for the settings of the prior, of its first component."""
+        if isinstance(prior.weights, DirichletWeights):
+            self.weight_concentration_prior_ = float(prior.weights.concentration[0])
+        elif isinstance(prior.weights, StickBreakingWeights) and prior.weights.left.numel():
+            self.weight_concentration_prior_ = float(prior.weights.left[0])
+        else:
+            self.weight_concentration_prior_ = self.weight_concentration_prior or 1.0
+        components = prior.components
+        self.mean_prior_ = components.loc[0].cpu().numpy()
+        if isinstance(components, NormalWishartComponents):
+            kind, d = components.kind, components.loc.shape[-1]
+            per_row = kind.block_counts(torch.ones(1), d).flatten()[0]
+            first = components.selected(torch.tensor([0], device=components.loc.device))
+            scale = first.precisions.scale.covariances() / per_row
+            self.covariance_prior_ = (scale[0] if kind.block_ndim else scale).cpu().numpy()
+            self.mean_precision_prior_ = float(components.mean_precision[0])
+            degrees = first.precisions.degrees.flatten()[0] / per_row
+            self.degrees_of_freedom_prior_ = float(degrees)
+
+    def _warn_of(self, outcome: Outcome, notes: list[str]) -> None:
+        for note in dict.fromkeys([*notes, *outcome.notes]):
+            warnings.warn(f"During the fit, {note}.", ConvergenceWarning, stacklevel=5)
+        if not self.converged_ and self.max_iter > 0:
+            how = "The fit was stopped early. " if outcome.interrupted else ""
+            warnings.warn(
+                f"{how}Best performing initialization did not converge. Try different init "
+                "parameters, or increase max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    @available_if(_takes_batches)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take one more batch of a stream into the posterior, by one natural-gradient step.
+
+        The posterior speaks of all rows given so far, each of which is to be given once. Step t has
+        the size (t + delay)^(−forgetting), where t is the number of such batches so far, by rows.
+        The first batch scales the prior, unless one is given, and finds the start.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, D)
+        y : ignored
+        sample_weight : array-like, shape (N,), optional
+
+        Returns
+        -------
+        self
+        """
+        method = self._method()
+        assert isinstance(method, SVI)  # else there is no such method
+        seen = self.__dict__.get("_rows_seen", 0.0)
+        batch = self._checked(X, sample_weight, reset=not seen)
+        last = self.__dict__.get("posterior_") if seen else None
+        if isinstance(last, VariationalPosterior):
+            prior = self.prior_
+            belief, value = streaming_step(batch, last.belief, prior, seen, method)
+            history = self.history_
+        else:
+            prior, history = self._prior(batch), []
+            rng = check_random_state(self.random_state)
+            belief = self._starts(batch, prior, method, rng)[0][0]
+            value = float(elbo(batch, belief, prior))
+        trace = Trace(kind=ELBORecord, records=list(history), value=self._last_bound(history))
+        trace.record(value, False)
+        trace.converged = True
+        self._adopt(Outcome(value, trace, False, belief), prior, None)
+        self._rows_seen = seen + batch.total_weight
+        return self
+
+    @staticmethod
+    def _last_bound(history: list[Any]) -> float:
+        return history[-1].elbo if history else -np.inf
+
+    def prune(self, keep: float = _HELD) -> Self:
+        """Fit again with the fewest components that hold ``keep`` of the weight.
+
+        Coordinate ascent goes on from what they believe, under the same prior for fewer components.
+        What was removed is in ``pruned_``, which prints as a sentence.
+
+        Parameters
+        ----------
+        keep : float, default 0.99
+            The share of the expected weight that is kept.
+
+        Returns
+        -------
+        BayesianGaussianMixture
+            A new estimator; this one stays as it is.
+
+        Examples
+        --------
+        >>> from mogul import BayesianGaussianMixture, datasets
+        >>> rows = datasets.old_faithful().values
+        >>> model = BayesianGaussianMixture(4, random_state=0).fit(rows).prune()
+        >>> model.n_components, len(model.pruned_.removed)
+        (2, 2)
+        """
+        check_is_fitted(self, "posterior_")
+        if not 0 < keep <= 1:
+            raise InputError(f"keep must be above 0 and at most 1; got {keep!r}.")
+        if not isinstance(self.posterior_, VariationalPosterior) or self.posterior_.rows is None:
+            raise InputError(
+                "prune goes on with coordinate ascent from a variational fit and its rows; fit "
+                'with inference="cavi" first.'
+            )
+        order = np.argsort(-self.weights_, kind="stable")
+        n_kept = int(np.searchsorted(np.cumsum(self.weights_[order]), keep - 1e-12) + 1)
+        kept = torch.from_numpy(np.sort(order[:n_kept]))
+        return self._fitted_to(kept, self.posterior_)
+
+    def _fitted_to(self, kept: Tensor, posterior: VariationalPosterior) -> Self:
+        rows = posterior.rows
+        assert rows is not None  # prune has asked
+        model = clone(self).set_params(n_components=len(kept), inference="cavi")
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_
+        prior = Belief(
+            posterior.prior.weights.selected(kept), posterior.prior.components.selected(kept)
+        )
+        start = posterior.belief.surrogate()[0].select(kept)
+        rng = check_random_state(self.random_state)
+        model._infer(rows, prior, [begin(rows, prior, start)], METHODS["cavi"](), rng, [])
+        gone = [k for k in range(self.n_components) if k not in set(kept.tolist())]
+        removed = [(k, float(self.weights_[k])) for k in gone]
+        model.pruned_ = PruningReport(removed, self.n_components, self.elbo_, model.elbo_)
+        return model
+
+    # --- densities of rows --------------------------------------------------------------------
+
+    def _values(self, X: Any) -> Tensor:
+        check_is_fitted(self, "posterior_")
+        values = self._checked(X, None, reset=False).values
+        return values.to(self._predictive.means)
+
+    def log_prob(
+        self, X: Any, distribution: bool = False, n: int = 1000, *, plug_in: bool = False
+    ) -> np.ndarray:
+        """Log-density of each row, in nats.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, D)
+        distribution : bool, default False
+            Whether to give the log-density under each of ``n`` draws of the posterior.
+        n : int, default 1000
+        plug_in : bool, default False
+            The density of :attr:`mixture_`, at the expected parameters, in the place of the
+            posterior predictive density: its tails are too light.
+
+        Returns
+        -------
+        ndarray, shape (N,), or (N, n) when ``distribution``
+        """
+        values = self._values(X)
+        if distribution and plug_in:
+            raise InputError("plug_in is one density and distribution many; ask for one of them.")
+        if distribution:
+            draws = self.posterior_.sample(n, seed=self._seed())
+            columns = [kernels.log_prob(values, draws[i]) for i in range(len(draws))]
+            return torch.stack(columns, -1).cpu().numpy()
+        if plug_in:
+            mixture = self.mixture_.to(device=values.device)
+            return kernels.log_prob(values, mixture).cpu().numpy()
+        return self._predictive.log_prob(values).cpu().numpy()
+
+    def prob(
+        self, X: Any, distribution: bool = False, n: int = 1000, *, plug_in: bool = False
+    ) -> np.ndarray:
+        """The density of each row: exp of :meth:`log_prob`, with the same arguments."""
+        return np.exp(self.log_prob(X, distribution, n, plug_in=plug_in))
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log of the posterior predictive density of each row, in nats; (N,)."""
+        return self.log_prob(X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log predictive density of the rows, in nats; weighted when weights are given."""
+        check_is_fitted(self, "posterior_")
+        rows = self._checked(X, sample_weight, reset=False)
+        values = self._predictive.log_prob(rows.values)
+        weight = None if rows.weight is None else rows.weight.double()
+        return float(values.mean() if weight is None else weight @ values / weight.sum())
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable component of each row; (N,), counted from 0."""
+        values = self._values(X)
+        return self._predictive.predict(values).cpu().numpy()
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each component for each row, averaged over the posterior; (N, K)."""
+        values = self._values(X)
+        return self._predictive.responsibilities(values).cpu().numpy()
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw new rows and the components they are from, sorted by component.
+
+        Each row has parameters of its own, drawn from the posterior.
+
+        Returns
+        -------
+        X : ndarray, shape (n_samples, D)
+        y : ndarray, shape (n_samples,)
+        """
+        check_is_fitted(self, "posterior_")
+        predictive = self._predictive
+        if n_samples < 1:
+            raise InputError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
+                "sample."
+            )
+        generator = self._generator(predictive.means.device)
+        rows, labels = predictive.sample_with_labels((n_samples,), generator=generator)
+        order = labels.argsort(stable=True)
+        return rows[order].cpu().numpy(), labels[order].cpu().numpy()
+
+    def predictive_sample(self, n: int = 1000) -> np.ndarray:
+        """New rows drawn from the posterior predictive distribution, in random order; (n, D)."""
+        check_is_fitted(self, "posterior_")
+        predictive = self._predictive
+        return predictive.sample((n,), generator=self._generator(predictive.means.device)).numpy()
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        return torch.Generator(device=device).manual_seed(self._seed())
+
+    # --- ProbFlow's verbs ---------------------------------------------------------------------
+
+    def posterior_mean(self, params: str | Sequence[str] | None = None) -> Any:
+        """The posterior mean of parameters.
+
+        Parameters
+        ----------
+        params : str or sequence of str, optional
+            Of what :attr:`posterior_` knows; "weights", "means" and "precisions" by default.
+
+        Returns
+        -------
+        ndarray, or a dictionary of them unless ``params`` is one name
+        """
+        check_is_fitted(self, "posterior_")
+        return _by_name(params, lambda name: _array(self.posterior_.expectation(name)))
+
+    def posterior_sample(self, params: str | Sequence[str] | None = None, n: int = 10_000) -> Any:
+        """Draws of parameters, (n, *shape); as :meth:`posterior_mean`."""
+        check_is_fitted(self, "posterior_")
+        draws = self.posterior_.sample(n, seed=self._seed())
+        return _by_name(params, lambda name: _array(quantity(name, self._kind).of(draws)))
+
+    def posterior_ci(
+        self,
+        params: str | Sequence[str] | None = None,
+        ci: float = 0.95,
+        *,
+        correction: str = "none",
+    ) -> Any:
+        """Equal-tailed credible intervals of parameters.
+
+        Parameters
+        ----------
+        params : str or sequence of str, optional
+        ci : float, default 0.95
+            The probability that an interval holds.
+        correction : {"none", "linear_response"}, default "none"
+            What is added to a mean-field posterior, which is too narrow where components overlap.
+
+        Returns
+        -------
+        (lower, upper), ndarrays, or a dictionary of such pairs unless ``params`` is one name
+        """
+        check_is_fitted(self, "posterior_")
+
+        def ends(name: str) -> tuple[np.ndarray, np.ndarray]:
+            found = _array(self.posterior_.interval(name, ci, correction))
+            return found[..., 0], found[..., 1]
+
+        return _by_name(params, ends)
+
+    def prior_sample(self, params: str | Sequence[str] | None = None, n: int = 10_000) -> Any:
+        """Draws of parameters from the prior, (n, *shape); as :meth:`posterior_mean`."""
+        check_is_fitted(self, "posterior_")
+        generator = self._generator(self.prior_.components.loc.device)
+        with torch.no_grad():
+            draws = self.prior_.sample((n,), generator=generator)
+        return _by_name(params, lambda name: _array(quantity(name, self._kind).of(draws)))
+
+    def posterior_plot(
+        self,
+        params: str | Sequence[str] | None = None,
+        *,
+        ci: float = 0.95,
+        correction: str = "none",
+        prior: bool = True,
+    ) -> Any:
+        """Draw the posterior of parameters, and the prior dashed; see ``mogul.plot.posterior``.
+
+        Returns
+        -------
+        ndarray of Axes, or a dictionary of them unless ``params`` is one name
+        """
+        check_is_fitted(self, "posterior_")
+        settings = {"level": ci, "correction": correction}
+        before = self.prior_ if prior else None
+
+        def drawn(name: str) -> Any:
+            return _plots().posterior(self.posterior_, name, prior=before, **settings)
+
+        return _by_name(params, drawn)
+
+    def prior_plot(self, params: str | Sequence[str] | None = None, *, ci: float = 0.95) -> Any:
+        """Draw the prior of parameters, with every setting filled in; as :meth:`posterior_plot`."""
+        check_is_fitted(self, "posterior_")
+        names = getattr(self, "feature_names_in_", None)
+        features = None if names is None else list(names)
+
+        def drawn(name: str) -> Any:
+            return _plots().posterior(
+                self.prior_, name, level=ci, components=[0], feature_names=features
+            )
+
+        return _by_name(params, drawn)
+
+    # --- files --------------------------------------------------------------------------------
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this.
+
+        The rows are not part of it: ``posterior_.with_rows(X)`` gives them back, for linear
+        response and diagnostics.
+        """
+        check_is_fitted(self, "posterior_")
+        posterior, tensors = self.posterior_.to_state()
+        prior, more = belief_to_state(self.prior_, "prior")
+        params = self.get_params()
+        kept = {name: params[name] for name in params if name not in _NOT_SAVED}
+        seed = params["random_state"]
+        header = {
+            "params": {name: settings_to_state(value) for name, value in kept.items()},
+            "random_state": seed if is_plain(seed) else None,
+            "posterior_kind": type(self.posterior_).__name__,
+            "posterior": posterior,
+            "prior": prior,
+            "converged": bool(self.converged_),
+            "n_iter": int(self.n_iter_),
+            "elbo": finite_or_none(self.elbo_),
+        }
+        bounds = torch.tensor(self.lower_bounds_, dtype=torch.float64)
+        return header, {**tensors, **more, "lower_bounds_": bounds}
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild what :meth:`to_state` took apart; scores are bit-equal."""
+        params = {k: settings_from_state(v, _SETTINGS) for k, v in header["params"].items()}
+        model = cls(**params, random_state=header["random_state"])
+        kind = _POSTERIORS[header["posterior_kind"]]
+        model.posterior_ = kind.from_state(header["posterior"], tensors)
+        model.prior_ = belief_from_state(header["prior"], tensors, "prior")
+        names = model.posterior_.feature_names
+        model.n_features_in_ = model.prior_.components.loc.shape[-1]
+        if names is not None:
+            model.feature_names_in_ = np.asarray(names, dtype=object)
+        model.converged_, model.n_iter_ = header["converged"], header["n_iter"]
+        bound = header["elbo"]
+        model.elbo_ = model.lower_bound_ = float("nan") if bound is None else bound
+        model.lower_bounds_, model.history_ = tensors["lower_bounds_"].tolist(), []
+        model._set_attributes()
+        return model
+
+
+_NOT_SAVED = ("random_state", "callbacks", "device", "warm_start")
+_SETTINGS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        Dirichlet,
+        DirichletProcess,
+        IndependentNormalGamma,
+        NormalGamma,
+        NormalWishart,
+        *METHODS.values(),
+    )
+}
+"""Settings objects that a file may name."""
+_POSTERIORS: dict[str, type[VariationalPosterior] | type[SampledPosterior]] = {
+    "VariationalPosterior": VariationalPosterior,
+    "SampledPosterior": SampledPosterior,
+}
+
+
+def _plots() -> Any:
+    from importlib import import_module  # plots lie above estimators
+
+    return import_module("mogul.plot")
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy()
+
+
+def _by_name(params: str | Sequence[str] | None, answer: Callable[[str], Any]) -> Any:
+    """The answer for one name, or a dictionary for several."""
+    if isinstance(params, str):
+        return answer(params)
+    return {name: answer(name) for name in (PARAMETERS if params is None else params)}

@@ -1,0 +1,10 @@
+"""Posteriors: what a Bayesian fit answers."""
+
+from __future__ import annotations
+
+from mogul.posterior.base import Posterior
+from mogul.posterior.diagnostics import ParetoK
+from mogul.posterior.sampled import Empirical, SampledPosterior
+from mogul.posterior.variational import VariationalPosterior
+
+__all__ = ["Empirical", "ParetoK", "Posterior", "SampledPosterior", "VariationalPosterior"]
