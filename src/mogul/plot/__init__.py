@@ -3,10 +3,24 @@
 They never fit and never show; with ``ax=None`` they make a pyplot figure of their own.
 """
 
+from mogul.plot._band import credible_density
 from mogul.plot._convergence import convergence
 from mogul.plot._density import density
 from mogul.plot._joint import joint
+from mogul.plot._joint_posterior import joint_posterior
 from mogul.plot._pairs import pairs
+from mogul.plot._posterior import posterior
 from mogul.plot._selection import selection
+from mogul.plot._weights import components
 
-__all__ = ["convergence", "density", "joint", "pairs", "selection"]
+__all__ = [
+    "components",
+    "convergence",
+    "credible_density",
+    "density",
+    "joint",
+    "joint_posterior",
+    "pairs",
+    "posterior",
+    "selection",
+]

@@ -1,7 +1,8 @@
-"""The log-likelihood of a fit, iteration by iteration."""
+"""The objective of a fit, iteration by iteration."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,16 +21,11 @@ _FEW_RECORDS = 30
 
 
 class Record(Protocol):
-    """One iteration of a fit."""
+    """One iteration of a fit; it also has ``log_likelihood``, or ``elbo``."""
 
     @property
     def iteration(self) -> int:
         """Its number."""
-        ...
-
-    @property
-    def log_likelihood(self) -> float:
-        """The mean log-likelihood of a row, in nats."""
         ...
 
     @property
@@ -44,13 +40,14 @@ class Record(Protocol):
 
 
 def convergence(history: Sequence[Record], *, ax: Axes | None = None) -> Axes:
-    """Draw the mean log-likelihood of a row against the iterations of a fit.
+    """Draw the objective of a fit against its iterations.
 
     Parameters
     ----------
     history : sequence of records
-        Each with ``iteration``, ``log_likelihood`` (nats per row), ``accelerated`` and ``event``
-        (an empty string for none); an estimator's ``history_``.
+        Each with ``iteration``, ``accelerated``, ``event`` (an empty string for none) and either
+        ``log_likelihood`` (nats per row) or ``elbo`` (nats of all rows); an estimator's
+        ``history_``.
     ax : matplotlib Axes, optional
         Where to draw; by default on a new figure.
 
@@ -74,12 +71,14 @@ def convergence(history: Sequence[Record], *, ax: Axes | None = None) -> Axes:
     >>> plot.convergence(history).get_xlabel()
     'iteration'
     """
-    finite = [r for r in history if np.isfinite(r.log_likelihood)]
+    finite = [r for r in history if np.isfinite(_value(r))]
     if not finite:
-        raise InputError(f"None of {len(history)} iterations has a finite log-likelihood to draw.")
+        raise InputError(f"None of {len(history)} iterations has a finite value to draw.")
     ax = own_axes(ax, _SIZE)
     entries = [_draw_curve(ax, finite), *_draw_accelerated(ax, finite), *_draw_events(ax, history)]
-    ax.set(xlabel="iteration", ylabel="mean log-likelihood per row (nats)")
+    bound = hasattr(finite[0], "elbo")
+    what = "evidence lower bound (nats)" if bound else "mean log-likelihood per row (nats)"
+    ax.set(xlabel="iteration", ylabel=what)
     ax.xaxis.set_major_locator(whole_numbers())
     ax.ticklabel_format(axis="y", useOffset=False)
     tidy(ax)
@@ -90,7 +89,7 @@ def convergence(history: Sequence[Record], *, ax: Axes | None = None) -> Axes:
 def _draw_curve(ax: Axes, records: Sequence[Record]) -> Entry:
     (line,) = ax.plot(
         [r.iteration for r in records],
-        [r.log_likelihood for r in records],
+        [_value(r) for r in records],
         color=INK,
         linewidth=1.5,
         marker="o" if len(records) <= _FEW_RECORDS else "",
@@ -98,7 +97,14 @@ def _draw_curve(ax: Axes, records: Sequence[Record]) -> Entry:
         gid="log-likelihood",
     )
     last = records[-1]
-    return line, f"{last.log_likelihood:.6g} nats after iteration {last.iteration}"
+    digits = 8 if hasattr(last, "elbo") else 6  # of a sum over rows more of them tell something
+    return line, f"{_value(last):.{digits}g} nats after iteration {last.iteration}"
+
+
+def _value(record: Record) -> float:
+    """The objective of a record, whichever it is."""
+    elbo = getattr(record, "elbo", None)
+    return getattr(record, "log_likelihood", math.nan) if elbo is None else elbo
 
 
 def _draw_accelerated(ax: Axes, records: Sequence[Record]) -> list[Entry]:
@@ -107,7 +113,7 @@ def _draw_accelerated(ax: Axes, records: Sequence[Record]) -> list[Entry]:
         return []
     (marks,) = ax.plot(
         [r.iteration for r in mine],
-        [r.log_likelihood for r in mine],
+        [_value(r) for r in mine],
         linestyle="",
         marker="^",
         markersize=6,
