@@ -1,0 +1,1 @@
+"""Beliefs, inference and posteriors, held to independent formulas and to simulation."""
