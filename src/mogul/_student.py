@@ -57,6 +57,10 @@ class MultivariateStudentT(Distribution):
     def variance(self) -> Tensor:
         return torch.diagonal(self.covariance_matrix, dim1=-2, dim2=-1)
 
+    def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
+
     def rsample(
         self, sample_shape: Any = (), *, generator: torch.Generator | None = None
     ) -> Tensor:

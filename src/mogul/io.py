@@ -134,8 +134,10 @@ def _encode(model: Any) -> bytes:
     """The content of the file."""
     name = _kind_name(model)
     model_header, tensors = model.to_state()
-    # A copy each: safetensors refuses tensors that share memory.
-    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    # A copy each: safetensors refuses tensors that share memory. In rows: a single number that was
+    # expanded counts as contiguous, and has no bytes side by side.
+    rows = torch.contiguous_format
+    tensors = {k: v.detach().cpu().clone(memory_format=rows) for k, v in tensors.items()}
     header = {
         "format": _FORMAT,
         "format_version": FORMAT_VERSION,

@@ -114,7 +114,7 @@ class PredictiveMixture(Distribution, ABC):
         rows = x.reshape(-1, self.n_features)
         parts = rows.split(max(1, _TILE_ELEMENTS // self._row_elements))
         found = torch.cat([answer(self.component_terms(part)) for part in parts])
-        return found.reshape(*x.shape[:-1], *found.shape[1:])
+        return found.reshape((*x.shape[:-1], *found.shape[1:]))
 
     def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Draw; (*sample, D)."""

@@ -74,13 +74,18 @@ class DirichletWeights(WeightBelief):
     def encode(self, reference: Self) -> Tensor:
         """Log of the total, and log-ratios to the last concentration, less those of the reference.
 
-        Strength and place are then nearly apart, as they are not in the logarithms themselves.
+        Strength and place are then nearly apart, as they are not in the logarithms themselves. A
+        single weight is one, however strongly believed: it has no coordinates.
         """
+        if self.n_components == 1:
+            return self.concentration[..., :0]
         total = (self.concentration.sum(-1) / reference.concentration.sum(-1)).log()
         log = (self.concentration / reference.concentration).log()
         return torch.cat([total.unsqueeze(-1), log[..., :-1] - log[..., -1:]], -1)
 
     def decode(self, values: Tensor) -> Self:
+        if self.n_components == 1:
+            return self
         log = self.concentration.log() + _ended(values[..., 1:], 0.0)
         total = self.concentration.sum(-1, keepdim=True) * values[..., :1].exp()
         return type(self)(total * torch.softmax(log, -1))
@@ -178,7 +183,7 @@ class StickBreakingWeights(WeightBelief):
         return self._betas().encode(reference._betas()).flatten()
 
     def decode(self, values: Tensor) -> Self:
-        breaks = self._betas().decode(values.reshape(-1, 2)).concentration
+        breaks = self._betas().decode(values.reshape(*self.taken.shape, 2)).concentration
         return type(self)(*breaks.unbind(-1))
 
     def by_size(self, count: Tensor) -> Tensor:
@@ -219,6 +224,10 @@ class StickBreaking(Distribution):
     @property
     def variance(self) -> Tensor:
         return torch.diagonal(self._belief.covariance(), dim1=-2, dim2=-1)
+
+    def sample(self, sample_shape: Any = (), *, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
 
     def rsample(
         self, sample_shape: Any = (), *, generator: torch.Generator | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from mogul._random import normal, standard_gamma
 from mogul.beliefs.record import Record
 from mogul.covariances import Covariance
 
-__all__ = ["WishartPrecisions"]
+__all__ = ["WishartDistribution", "WishartPrecisions"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,7 @@ class WishartPrecisions(Record):
         """As a ``torch.distributions`` object: Gamma for numbers, Wishart for matrices."""
         if self.kind.factor_ndim == self.kind.block_ndim:
             return Gamma(self.degrees / 2, self.scale.covariances() / 2)
-        scale_tril = torch.linalg.cholesky(self.scale.precisions())
-        return Wishart(self.degrees, scale_tril=scale_tril, validate_args=False)
+        return WishartDistribution(self)
 
     def by_component(self) -> Tensor:
         """All that is believed of each component's precision, (*batch, K, M)."""
@@ -194,6 +193,27 @@ class WishartPrecisions(Record):
         expected = self.kind.decode(values[n:], k, d, self.expected())
         factor = expected.factor * expected.at_blocks(degrees.sqrt())
         return type(self)(degrees, replace(expected, factor=factor))
+
+
+class WishartDistribution(Wishart):
+    """torch's Wishart distribution, drawn from by :meth:`WishartPrecisions.sample`.
+
+    torch's own sampler takes every sound draw for a singular one, warns of it and draws again.
+    """
+
+    def __init__(self, belief: WishartPrecisions):
+        self._belief = belief
+        scale_tril = torch.linalg.cholesky(belief.scale.precisions())
+        super().__init__(belief.degrees, scale_tril=scale_tril, validate_args=False)
+
+    def rsample(
+        self,
+        sample_shape: Any = (),
+        max_try_correction: Any = None,  # torch's, of no use here
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self._belief.sample(tuple(sample_shape), generator).precisions()
 
 
 def _inner(scale: Covariance, covariance: Covariance) -> Tensor:

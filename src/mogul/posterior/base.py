@@ -99,7 +99,9 @@ class Posterior(Mapping[str, Distribution]):
         """
         if not 0 < level < 1:
             raise InputError(f"level must lie strictly between 0 and 1; got {level}.")
-        return self.quantiles(name, [(1 - level) / 2, (1 + level) / 2], correction)
+        self._before([name], correction)
+        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        return self._quantiles(name, tails, correction)
 
     def quantiles(
         self, name: str, probabilities: Sequence[float], correction: str = "none"
@@ -108,7 +110,18 @@ class Posterior(Mapping[str, Distribution]):
         p = torch.as_tensor(probabilities, dtype=torch.float64)
         if not bool(((p > 0) & (p < 1)).all()):
             raise InputError("Probabilities must lie strictly between 0 and 1.")
+        self._before([name], correction)
         return self._quantiles(name, p, correction)
+
+    def _before(self, names: Sequence[str], correction: str) -> None:
+        """Refuse a quantity or a correction that there is not; called by what the user calls."""
+        for name in names:
+            self._quantity(name)
+        if correction not in CORRECTIONS:
+            raise UnknownNameError(
+                f"The correction {correction!r} is unknown; choose one of "
+                f"{', '.join(map(repr, CORRECTIONS))}."
+            )
 
     @abstractmethod
     def _quantiles(self, name: str, probabilities: Tensor, correction: str) -> Tensor: ...
@@ -167,14 +180,6 @@ class Posterior(Mapping[str, Distribution]):
         if not found or len(set(found)) != len(found):
             raise InputError(f"Name at least one quantity, each but once; got {found}.")
         return found
-
-    @staticmethod
-    def _check_correction(correction: str) -> None:
-        if correction not in CORRECTIONS:
-            raise UnknownNameError(
-                f"The correction {correction!r} is unknown; choose one of "
-                f"{', '.join(map(repr, CORRECTIONS))}."
-            )
 
     @staticmethod
     def _check_count(n: Any) -> int:

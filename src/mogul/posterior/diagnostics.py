@@ -12,6 +12,10 @@ __all__ = ["ParetoK", "pareto_k"]
 _PRIOR_WEIGHT = 10.0
 """Exceedances that the prior of the shape, at one half, is worth (Vehtari and others 2024)."""
 _FEWEST_EXCEEDANCES = 5
+_FEW_DRAWS = 225
+"""Up to so many draws a fifth of them is the tail, above it thrice the square root."""
+_SAME = 1e-8
+"""Nats by which log-ratios differ by rounding: the approximation is then exact."""
 _GOOD, _USABLE = 0.5, 0.7
 
 
@@ -49,17 +53,21 @@ def pareto_k(log_ratios: np.ndarray) -> float:
     r"""The shape of the generalised Pareto distribution of the largest ratios.
 
     The tail is the :math:`\min(S/5, 3\sqrt S)` largest of S ratios, in excess of the next
-    (Vehtari, Simpson, Gelman, Yao and Gabry 2024).
+    (Vehtari, Simpson, Gelman, Yao and Gabry 2024). Minus infinity when all ratios are the same,
+    infinity when there are too few.
 
     Parameters
     ----------
     log_ratios : ndarray, shape (S,)
     """
     ordered = np.sort(np.asarray(log_ratios, dtype=np.float64))
-    n_tail = int(min(0.2 * len(ordered), 3 * math.sqrt(len(ordered))))
+    n = len(ordered)
+    n_tail = math.floor(3 * math.sqrt(n)) if n > _FEW_DRAWS else n // 5
     if n_tail < _FEWEST_EXCEEDANCES:
         return math.inf
     largest = ordered[-1]
+    if largest - ordered[-n_tail - 1] < _SAME:
+        return -math.inf
     threshold = math.exp(ordered[-n_tail - 1] - largest)
     return _generalised_pareto_shape(np.exp(ordered[-n_tail:] - largest) - threshold)
 
@@ -72,8 +80,8 @@ def _generalised_pareto_shape(exceedances: np.ndarray) -> float:
     """
     n = len(exceedances)
     top, quarter = exceedances[-1], exceedances[int(n / 4 + 0.5) - 1]
-    if not quarter > 0:  # ties: all the ratios of the tail are the same
-        return -math.inf if top == 0 else math.inf
+    if not quarter > 0:  # ties with the threshold
+        return math.inf
     n_grid = 30 + int(math.sqrt(n))
     share = np.arange(1, n_grid + 1) - 0.5
     grid = 1 / top + (1 - np.sqrt(n_grid / share)) / (3 * quarter)

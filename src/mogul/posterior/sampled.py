@@ -153,15 +153,14 @@ class SampledPosterior(Posterior):
         return self._values(name).mean(0)
 
     def std(self, name: str, correction: str = "none") -> Tensor:
-        self._refuse(correction)
+        self._before([name], correction)
         return self._values(name).std(0)
 
     def _quantiles(self, name: str, probabilities: Tensor, correction: str) -> Tensor:
-        self._refuse(correction)
         return _sorted_quantiles(self._values(name), probabilities).movedim(0, -1)
 
     def covariance(self, names: str | Sequence[str], correction: str = "none") -> Tensor:
-        self._refuse(correction)
+        self._before(self._names(names), correction)
         columns = [
             self._values(one.name)[(slice(None), *index)]
             for one in self._found(names)
@@ -179,8 +178,8 @@ class SampledPosterior(Posterior):
     def _found(self, names: str | Sequence[str]) -> list[Quantity]:
         return [self._quantity(name) for name in self._names(names)]
 
-    def _refuse(self, correction: str) -> None:
-        self._check_correction(correction)
+    def _before(self, names: Sequence[str], correction: str) -> None:
+        super()._before(names, correction)
         if correction != "none":
             raise InputError(
                 "Linear response corrects a mean-field posterior; these are draws of the posterior "

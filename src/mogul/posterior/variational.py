@@ -110,6 +110,7 @@ class VariationalPosterior(Posterior):
         return self._quantity(name).mean(self.belief)
 
     def std(self, name: str, correction: str = "none") -> Tensor:
+        self._before([name], correction)
         return self._variance(self._quantity(name), correction).sqrt()
 
     def _quantiles(self, name: str, probabilities: Tensor, correction: str) -> Tensor:
@@ -119,22 +120,17 @@ class VariationalPosterior(Posterior):
         return found.function(found.base.quantiles(self.belief, asked, variance))
 
     def _variance(self, wanted: Quantity, correction: str) -> Tensor:
-        self._check_correction(correction)
         own = wanted.covariance(self.belief).diagonal()
-        if correction == "none":
-            self._warn_if_narrow()
-        else:
+        if correction != "none":
             own = own + self._excess(wanted).diagonal()
         return own.reshape(wanted.mean(self.belief).shape)
 
     def covariance(self, names: str | Sequence[str], correction: str = "none") -> Tensor:
-        self._check_correction(correction)
+        self._before(self._names(names), correction)
         found = [self._quantity(name) for name in self._names(names)]
         own = torch.block_diag(*(one.covariance(self.belief) for one in found))
         own = own + self._between(found)
-        if correction == "none":
-            self._warn_if_narrow()
-        else:
+        if correction != "none":
             own = own + self.linear_response.excess(lambda belief: _flat(found, belief))
         kept = torch.tensor(self._kept(found), device=own.device)
         return own[kept][:, kept]
@@ -212,8 +208,10 @@ class VariationalPosterior(Posterior):
         counted = held > _COUNTED * rows.total_weight
         return torch.where(counted, unsure / held, torch.nan)
 
-    def _warn_if_narrow(self) -> None:
-        if self.rows is None or self.belief.weights.n_components == 1:
+    def _before(self, names: Sequence[str], correction: str) -> None:
+        """Warn of intervals that are too narrow, too."""
+        super()._before(names, correction)
+        if correction != "none" or self.rows is None or self.belief.weights.n_components == 1:
             return
         doubt = self.doubt.nan_to_num(0.0)
         worst = int(doubt.argmax())
@@ -223,7 +221,7 @@ class VariationalPosterior(Posterior):
                 f"{worst} may be of another), so mean-field intervals are too narrow; ask for "
                 'correction="linear_response", or fit with inference="gibbs".',
                 MeanFieldWarning,
-                stacklevel=5,
+                stacklevel=3,
             )
 
     # --- draws ----------------------------------------------------------------------------------
