@@ -187,6 +187,72 @@ def test_what_fit_leaves_out_or_doubts_is_one_line_each(run, tmp_path):
     assert any("did not converge" in line for line in lines)
 
 
+# --- fit --bayes ----------------------------------------------------------------------------------
+
+
+def test_a_posterior_is_fitted_told_and_saved(succeed, geyser, tmp_path):
+    out = succeed("fit", geyser, "--bayes", "-k", "1-6", "--out", tmp_path / "m")
+    assert re.search(r"components +2 hold 99 % of the weight, of at most 6", out)
+    assert "corrected by linear response" in out
+    model = mogul.load(tmp_path / "m")
+    assert isinstance(model, mogul.BayesianGaussianMixture)
+    assert model.n_components == 6
+    low, high = model.posterior_.interval("weights", 0.95, "linear_response")[0].tolist()
+    first = next(line.split() for line in out.splitlines() if line.split()[:1] == ["0"])
+    np.testing.assert_allclose([float(v) for v in first[2:4]], [low, high], rtol=1e-5)
+    shown = succeed("show", tmp_path / "m")
+    assert "Weights, with intervals of 95 % (corrected by linear response)" in shown
+    as_json = json.loads(succeed("show", tmp_path / "m", "--json"))
+    np.testing.assert_allclose(as_json["weights_interval"][0], [low, high], rtol=1e-12)
+    assert as_json["interval_correction"] == "linear_response"
+
+
+def test_scores_and_draws_of_a_posterior_are_predictive(succeed, geyser, tmp_path):
+    succeed("fit", geyser, "--bayes", "-k", 3, "-c", "diag", "--out", tmp_path / "m")
+    model, data = mogul.load(tmp_path / "m"), mogul.datasets.old_faithful()
+    succeed("score", tmp_path / "m", geyser, "--out", tmp_path / "s.csv")
+    table = read_table(tmp_path / "s.csv", ["log_density", "responsibility_1"])
+    np.testing.assert_allclose(table.values[:, 0], model.score_samples(data), rtol=1e-9)
+    np.testing.assert_allclose(table.values[:, 1], model.predict_proba(data)[:, 1], atol=1e-9)
+    summary = float(succeed("score", tmp_path / "m", geyser, "--summary"))
+    assert summary == pytest.approx(model.score(data), rel=1e-5)
+    assert len(succeed("sample", tmp_path / "m", "-n", 5).splitlines()) == 6
+
+
+def test_of_several_structures_the_highest_bound_is_kept(succeed, geyser):
+    out = succeed("fit", geyser, "--bayes", "-k", 3, "-c", "full,spherical")
+    bounds = {line.split()[0]: float(line.split()[1]) for line in out.splitlines()
+              if line.split()[:1] in (["full"], ["spherical"])}  # fmt: skip
+    best = max(bounds, key=bounds.get)
+    assert f"Higher is better; * best ({best})." in out
+    assert re.search(rf"covariance type +{best}", out)
+
+
+@pytest.mark.parametrize("method", ["svi", "vi-adam", "gibbs"])
+def test_every_inference_can_be_asked_for(run, geyser, method):
+    code, out, err = run("fit", geyser, "--bayes", "-k", 2, "--inference", method)
+    assert code == 0
+    assert re.search(rf"inference +{method}, converged after", out)
+    # Linear response needs the optimum, which one batch of all rows reaches and Adam comes near.
+    how = {"svi": "corrected by linear response", "vi-adam": "mean field", "gibbs": "of draws"}
+    assert how[method] in out
+    assert err.startswith("note: Intervals are those of mean") == (method == "vi-adam")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bayes", "--criterion", "aic"], "the evidence lower bound does"),
+        (["--inference", "gibbs"], "add --bayes"),
+        (["--bayes", "-c", "all", "--inference", "gibbs"], "no bound to choose"),
+        (["--bayes", "-k", "0"], "they start at 1"),
+        (["--bayes", "--inference", "magic"], "magic"),
+    ],
+)
+def test_what_does_not_go_with_a_posterior_is_refused(refuse, geyser, options, said):
+    assert said in refuse("fit", geyser, *options)
+
+
 # --- show ---------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from matplotlib.path import Path
 
-from mogul import Mixture, plot
-from mogul.errors import InputError, UnknownNameError
+from mogul import BayesianGaussianMixture, Mixture, plot
+from mogul.errors import InputError, MeanFieldWarning, UnknownNameError
+from mogul.infer import Gibbs
 from mogul.plot._labels import push_apart
 from mogul.plot._line import bin_edges
 
@@ -496,3 +497,164 @@ def test_a_long_list_of_events_is_cut_but_counted():
 def test_an_empty_history_is_refused():
     with pytest.raises(InputError, match="None of 0 iterations"):
         plot.convergence([])
+
+
+# --- posteriors -----------------------------------------------------------------------------------
+
+
+def overlapping() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.where(rng.random(500) < 0.4, 0.0, 3.0)[:, None] + rng.normal(size=(500, 1))
+
+
+@pytest.fixture(scope="module")
+def inferred() -> BayesianGaussianMixture:
+    return BayesianGaussianMixture(2, covariance_type="diag", random_state=0, tol=1e-6).fit(
+        overlapping()
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn() -> BayesianGaussianMixture:
+    method = Gibbs(draws=200, warmup=100, chains=2)
+    return BayesianGaussianMixture(2, inference=method, random_state=0).fit(
+        draws(two_clusters(), 300)
+    )
+
+
+def area(line) -> float:
+    return float(np.trapezoid(line.get_ydata(), line.get_xdata()))
+
+
+@pytest.mark.parametrize("name", ["weights", "means", "precisions", "covariances"])
+def test_a_curve_is_the_density_of_the_posterior(inferred, name):
+    """Its area is one, and its peak stands where the marginal's density is highest."""
+    with pytest.warns(MeanFieldWarning):
+        (ax,) = plot.posterior(inferred.posterior_, name)
+    for k in range(2):
+        (line,) = artists(ax, f"curve {k}")
+        assert area(line) == pytest.approx(1, abs=5e-3)
+        x = line.get_xdata()
+        values = inferred.posterior_.draw(name, 20_000).numpy().reshape(20_000, 2)[:, k]
+        expected = np.quantile(values, [0.05, 0.95])
+        cut = np.cumsum(np.gradient(x) * line.get_ydata())
+        found = np.interp([0.05, 0.95], cut / cut[-1], x)
+        # Draws, and a curve of 200 points that leaves a thousandth out, are as near as that.
+        np.testing.assert_allclose(found, expected, atol=0.1 * values.std())
+
+
+def test_correction_prior_and_interval_are_drawn_and_said(inferred):
+    (ax,) = plot.posterior(
+        inferred.posterior_,
+        "means",
+        prior=inferred.prior_,
+        correction="linear_response",
+        level=0.8,
+    )
+    (wide,), (narrow,) = artists(ax, "curve 0"), artists(ax, "own curve 0")
+    assert wide.get_ydata().max() < 0.8 * narrow.get_ydata().max()
+    assert len(artists(ax, "prior")) == 1
+    assert "80 % interval" in words(ax)
+    assert "mean field alone" in words(ax)
+    assert "prior" in words(ax)
+    low, high = inferred.posterior_.interval("means", 0.8, "linear_response")[0, 0].tolist()
+    (filled,) = artists(ax, "interval 0")
+    ends = filled.get_paths()[0].vertices[:, 0]
+    step = np.diff(wide.get_xdata()).max()
+    assert abs(ends.min() - low) < step
+    assert abs(ends.max() - high) < step
+
+
+def test_a_panel_for_each_feature_and_entry(drawn):
+    data = draws(two_clusters(), 300)
+    model = BayesianGaussianMixture(2, random_state=0).fit(pd.DataFrame(data, columns=NAMES))
+    panels = plot.posterior(model.prior_, "covariances")
+    assert [ax.get_xlabel() for ax in panels] == [
+        "variance of feature 0",
+        "covariance of feature 1 and feature 0",
+        "variance of feature 1",
+    ]
+    named = model.posterior_plot("standard_deviations", correction="linear_response")
+    assert [ax.get_xlabel() for ax in named] == [f"standard deviation of {n}" for n in NAMES]
+    assert len(plot.posterior(drawn.posterior_, "means", axes=plt.subplots(1, 2)[1])) == 2
+    assert set(drawn.posterior_plot(["weights", "means"])) == {"weights", "means"}
+    tied = BayesianGaussianMixture(2, covariance_type="tied", random_state=0).fit(data)
+    assert len(tied.posterior_plot("covariances", correction="linear_response")) == 3
+
+
+def test_draws_are_smoothed(drawn):
+    (ax,) = plot.posterior(drawn.posterior_, "weights", components=[1])
+    assert not artists(ax, "curve 0")
+    (line,) = artists(ax, "curve 1")
+    assert area(line) == pytest.approx(1, abs=0.02)
+
+
+def test_a_joint_posterior_shows_draws_and_ellipses(inferred, drawn):
+    ax = plot.joint_posterior(
+        inferred.posterior_, (0, 0), (1, 0), correction="linear_response", coverage=[0.9]
+    )
+    (wide,), (narrow,) = artists(ax, "ellipse 0.9"), artists(ax, "own ellipse 0.9")
+    assert wide.width * wide.height > 2 * narrow.width * narrow.height
+    assert "by linear response" in words(ax)
+    ax = plot.joint_posterior(drawn.posterior_, coverage=[0.8])
+    (points,) = artists(ax, "draws")
+    xy = np.stack(points.get_data(), 1)
+    (ellipse,) = artists(ax, "ellipse 0.8")
+    outline = ellipse.get_patch_transform().transform_path(ellipse.get_path())
+    assert share_inside([outline], xy) == pytest.approx(0.8, abs=0.06)
+    with pytest.raises(InputError, match="Two different means"):
+        plot.joint_posterior(drawn.posterior_, (0, 0), (0, 0))
+    with pytest.raises(InputError, match="no mean at component 7"):
+        plot.joint_posterior(drawn.posterior_, (7, 0))
+
+
+def test_a_band_holds_the_densities_of_draws(inferred, drawn):
+    with pytest.warns(MeanFieldWarning):
+        ax = plot.credible_density(inferred.posterior_, overlapping(), level=0.9)
+    (line,), (band,) = artists(ax, "density"), artists(ax, "band")
+    assert area(line) == pytest.approx(1, abs=0.01)
+    x = line.get_xdata()
+    expected = inferred.prob(x[:, None])
+    np.testing.assert_allclose(line.get_ydata(), expected, atol=0.02 * expected.max())
+    many = inferred.prob(x[200:201, None], distribution=True, n=4000)[0]
+    at = band.get_paths()[0].vertices
+    edges = np.sort(at[np.isclose(at[:, 0], x[200])][:, 1])
+    np.testing.assert_allclose(edges[[0, -1]], np.quantile(many, [0.05, 0.95]), rtol=0.03)
+    assert artists(ax, "histogram")
+    assert "90 % credible band" in words(ax)
+    assert not artists(plot.credible_density(drawn.posterior_, feature=1), "histogram")
+
+
+def test_components_are_shown_heaviest_first(inferred):
+    model = BayesianGaussianMixture(6, random_state=0).fit(draws(two_clusters(), 400))
+    ax = plot.components(
+        model.posterior_, prior=model.prior_, correction="linear_response", keep=0.95
+    )
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, np.sort(model.weights_)[::-1])
+    n_kept = int(np.searchsorted(np.cumsum(heights), 0.95) + 1)
+    assert ax.get_title(loc="left") == f"{n_kept} of 6 components hold 95 % of the weight"
+    assert "expected by the prior" in words(ax)
+    with pytest.raises(InputError, match="keep must be"):
+        plot.components(model.posterior_, keep=2.0)
+
+
+def test_the_bound_is_drawn_as_a_bound(inferred):
+    ax = plot.convergence(inferred.history_)
+    assert ax.get_ylabel() == "evidence lower bound (nats)"
+    (line,) = artists(ax, "log-likelihood")
+    np.testing.assert_allclose(line.get_ydata(), inferred.lower_bounds_)
+
+
+def test_what_is_no_posterior_is_refused(inferred):
+    with pytest.raises(InputError, match="Expected a posterior"):
+        plot.posterior(two_clusters())
+    with pytest.raises(InputError, match="components must be numbers from 0 to 1"):
+        plot.posterior(inferred.prior_, "means", components=[2])
+    with pytest.raises(InputError, match="1 Axes were given for"):
+        plot.posterior(
+            BayesianGaussianMixture(1, random_state=0).fit(draws(two_clusters(), 50)).prior_,
+            axes=plt.subplots()[1],
+        )
+    with pytest.raises(InputError, match="2 feature names were given for 1"):
+        plot.posterior(inferred.prior_, feature_names=["a", "b"])

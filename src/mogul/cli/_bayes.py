@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_saved, print_table, print_table_facts
+from mogul.errors import InputError
 
 if TYPE_CHECKING:
     from mogul import BayesianGaussianMixture
     from mogul.data import Table
 
-__all__ = ["fit_posterior", "print_posterior"]
+__all__ = ["fit_posterior", "intervals", "print_posterior"]
 
 _MOST_FEATURES = 8
 """More intervals side by side do not fit a line."""
@@ -30,6 +31,8 @@ def fit_posterior(
     """Fit, print and save; of several structures the one of the highest bound."""
     import mogul
 
+    if len(kinds) > 1 and settings.get("inference") == "gibbs":
+        raise InputError("A sampler has no bound to choose a covariance type by; give one with -c.")
     models = [
         mogul.BayesianGaussianMixture(n_components, covariance_type=kind, **settings).fit(
             table, sample_weight=table.sample_weight
@@ -40,6 +43,7 @@ def fit_posterior(
     print_table_facts(data, table)
     if len(models) > 1:
         _print_choice(models, best)
+    print()
     print_facts(
         [
             ("covariance type", best.covariance_type),
@@ -72,7 +76,7 @@ def _print_choice(models: Sequence[BayesianGaussianMixture], best: BayesianGauss
         for m in models
     ]  # fmt: skip
     print_table("Evidence lower bounds", ["covariance", "nats", "components"], rows)
-    print(f"Higher is better; * best ({best.covariance_type}).\n")
+    print(f"Higher is better; * best ({best.covariance_type}).")
 
 
 def print_posterior(model: BayesianGaussianMixture) -> None:
@@ -101,6 +105,16 @@ def print_posterior(model: BayesianGaussianMixture) -> None:
     ]
     print_table("Means, with intervals of 95 %", ["component", "feature", "mean", "from", "to"],
                 rows)  # fmt: skip
+
+
+def intervals(model: BayesianGaussianMixture) -> dict[str, Any]:
+    """Intervals of 95 % of weights and means, and how they were made, for programs."""
+    correction = _correction(model)
+    found = {
+        f"{name}_interval": model.posterior_.interval(name, 0.95, correction).tolist()
+        for name in ("weights", "means")
+    }
+    return {"interval_level": 0.95, "interval_correction": correction, **found}
 
 
 def _correction(model: BayesianGaussianMixture) -> str:

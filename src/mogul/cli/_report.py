@@ -35,7 +35,7 @@ def number(value: float) -> str:
 def print_table_facts(data: Path, table: Table) -> None:
     """What was read."""
     weighted = "" if table.sample_weight is None else ", weighted"
-    print(f"{data}: {len(table)} rows, {len(table.names)} columns{weighted}\n")
+    print(f"{data}: {len(table)} rows, {len(table.names)} columns{weighted}")
 
 
 def print_saved(saved: Path | None) -> None:

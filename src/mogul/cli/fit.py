@@ -247,6 +247,7 @@ def _print_all(
     data: Path, table: Table, choice: str | None, model: GaussianMixture, saved: Path | None
 ) -> None:
     print_table_facts(data, table)
+    print()
     if choice is not None:
         print(f"{choice}\n")
     _print_model(model, table)

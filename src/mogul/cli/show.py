@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mogul.cli._arguments import ModelArgument, feature_names, single_mixture
-from mogul.cli._bayes import print_posterior
+from mogul.cli._bayes import intervals, print_posterior
 from mogul.cli._report import print_facts, print_mixture
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def show(
     mixture = single_mixture(found, model)
     facts = {"kind": type(found).__name__, **_facts(mixture), **_training(found)}
     if as_json:
-        parts = {name: value.tolist() for name, value in mixture.numpy().items()}
+        parts: dict[str, Any] = {n: value.tolist() for n, value in mixture.numpy().items()}
+        if hasattr(found, "posterior_"):
+            parts |= intervals(found)
         print(json.dumps({**facts, **parts}, allow_nan=False))
         return
     facts["feature_names"] = ", ".join(feature_names(mixture))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from mogul.errors import InputError
+from mogul.errors import InputError, MeanFieldWarning
 from mogul.plot._style import (
     BARS,
     COLOURS,
@@ -90,7 +91,9 @@ def joint_posterior(
         (Line2D([], [], color=COLOURS[0]), f"ellipses that hold {shares(coverage)}"),
     ]
     if correction != "none":
-        narrow = _covariance(posterior, index, "none")
+        with warnings.catch_warnings():  # it is drawn for comparison
+            warnings.simplefilter("ignore", MeanFieldWarning)
+            narrow = _covariance(posterior, index, "none")
         _draw_ellipses(ax, centre, narrow, coverage, ":", INK, "own ellipse")
         entries[1] = (entries[1][0], f"{entries[1][1]}, by linear response")
         entries.append((Line2D([], [], color=INK, linestyle=":"), "those of mean field alone"))
