@@ -33,6 +33,7 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/em_speed.py
 	$(BIN)/python benchmarks/gradient_passes.py
+	$(BIN)/python benchmarks/bayes_speed.py
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

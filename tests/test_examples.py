@@ -10,15 +10,23 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "says"),
+    ("name", "arguments", "says", "pictures"),
     [
-        ("trainable_mixture", ["--rows", "200"], "-63.5075"),
-        ("mixture_energy", ["--steps", "30"], "area under the ROC"),
+        ("trainable_mixture", ["--rows", "200"], "-63.5075", ["trainable_mixture"]),
+        ("mixture_energy", ["--steps", "30"], "area under the ROC", ["mixture_energy"]),
+        (
+            "bayesian_mixture",
+            ["--draws", "200"],
+            "Dirichlet counts: 999.77, 1003.9, 1002.3",
+            ["density", "standard_deviations", "joint_mean", "prior", "overlap"],
+        ),
+        ("how_many_components", ["--rows", "800"], "highest at 4", ["how_many_components"]),
     ],
 )
-def test_an_example_prints_numbers_and_draws(name, arguments, says, tmp_path):
+def test_an_example_prints_numbers_and_draws(name, arguments, says, pictures, tmp_path):
     command = [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", "--out", tmp_path]
     answer = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert says in answer.stdout
-    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    for picture in pictures:
+        assert (tmp_path / f"{picture}.png").stat().st_size > 10_000

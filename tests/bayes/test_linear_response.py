@@ -17,7 +17,8 @@ from mogul.infer.cavi import coordinate_ascent
 from mogul.infer.gibbs import sweep
 from mogul.infer.linear_response import LinearResponse, projected_covariance
 from mogul.kernels import e_step
-from mogul.kernels.tangent import Coefficients, tangent_step
+from mogul.kernels.tangent import Coefficients, missing_information, tangent_step
+from mogul.mixture import Mixture
 from mogul.posterior import VariationalPosterior
 
 cases = pytest.mark.parametrize(("kind", "form", "weights"), CASES, ids=IDS)
@@ -91,6 +92,31 @@ def test_the_tangent_is_symmetric_and_positive(name):
     assert torch.linalg.eigvalsh(gram).min() > 0
 
 
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_missing_information_is_the_same_map_in_full(name):
+    mixture, truth = draw_one(name, 5, 3, 2)
+    rng = np.random.default_rng(5)
+    x, weight = tensor(truth.draw(rng, 300)), tensor(rng.uniform(0, 2, 300))
+    whole = missing_information(x, mixture, weight)
+    raw = rng.normal(size=(4, *mixture.covariance.factor.shape))
+    if name in ("full", "tied"):
+        raw = raw + raw.swapaxes(-1, -2)
+    change = Coefficients(
+        tensor(rng.normal(size=(4, 3))), tensor(rng.normal(size=(4, 3, 2))), tensor(raw)
+    )
+    moved = tangent_step(x, mixture, change, weight)
+    kind = type(mixture.covariance)
+    given = Coefficients.flatten(change.count, change.first, change.second, kind)
+    found = Coefficients.flatten(moved.count, moved.first, moved.second, kind, dual=True)
+    torch.testing.assert_close(given @ whole, found, rtol=1e-9, atol=1e-8)
+
+
+def test_nothing_is_missing_where_components_are_known():
+    mixture = Mixture.from_parameters([0.5, 0.5], [[0.0], [1e3]], [1.0, 1.0], "spherical")
+    x = tensor(np.r_[np.random.default_rng(6).normal(size=50), 1e3 + np.arange(5.0)][:, None])
+    np.testing.assert_allclose(missing_information(x, mixture), 0, atol=1e-9)
+
+
 # --- the matrix -----------------------------------------------------------------------------------
 
 
@@ -100,7 +126,8 @@ def test_the_matrix_is_symmetric_and_positive_definite(kind, form, weights):
     rows, prior, belief = fit(x, prior_of(kind, form, weights), kind, 3)
     response = LinearResponse(rows, belief, prior)
     eye = torch.eye(response.n_coordinates, dtype=torch.float64)
-    matrix = response._times(eye)
+    matrix = response.hessian()
+    torch.testing.assert_close(matrix, response._times(eye), rtol=1e-8, atol=1e-8 * matrix.max())
     scale = matrix.diagonal().sqrt()
     unit = matrix / scale / scale[:, None]
     assert float((unit - unit.T).abs().max()) < 1e-8

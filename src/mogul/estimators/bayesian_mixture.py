@@ -73,6 +73,8 @@ __all__ = ["BayesianGaussianMixture", "PruningReport"]
 _HELD = 0.99
 """The share of the weight that the effective components hold together."""
 _LARGEST_SEED = 2**31 - 1
+_MOST_LISTED = 8
+"""Removed components that a report lists; nobody reads more."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class PruningReport:
     def __str__(self) -> str:
         if not self.removed:
             return f"Nothing was removed: all {self.n_before} components are needed."
-        listed = ", ".join(f"{k} ({weight:.2g})" for k, weight in self.removed)
+        listed = ", ".join(f"{k} ({weight:.2g})" for k, weight in self.removed[:_MOST_LISTED])
+        more = len(self.removed) - _MOST_LISTED
+        listed += f" and {more} more" if more > 0 else ""
         total = sum(weight for _, weight in self.removed)
         gain = self.elbo_after - self.elbo_before
         return (

@@ -9,15 +9,16 @@ them with the responsibilities at their optimum, and G the derivative of expecta
 .. math::
     \widehat{\mathrm{Cov}} = G H^{-1} G^\top .
 
-The system is solved; nothing is fitted again. H needs one pass over the rows for each product
-with it, or for a block of them: the part of the responsibilities is
-:func:`~mogul.kernels.tangent.tangent_step`.
+The system is solved; nothing is fitted again. H is the curvature at fixed responsibilities less the
+information that is missing because they are not known, in full or, where it is large, applied to
+directions only (:mod:`mogul.kernels.tangent`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ from torch import Tensor
 from mogul.beliefs import Belief
 from mogul.errors import NotConvergedError
 from mogul.infer.variational import Batches, look
-from mogul.kernels.tangent import Coefficients, tangent_step
+from mogul.kernels.tangent import Coefficients, missing_information, tangent_step
 
 __all__ = ["LinearResponse", "projected_covariance"]
 
-_DENSE = 1500
-"""Up to so many coordinates the Hessian is formed and factorised; above, the system is solved by
-conjugate gradients, a pass over the rows for each step of a block of right-hand sides."""
+_DENSE = 3000
+"""Up to so many coordinates the Hessian is formed, in one pass over the rows, and factorised; above
+it is only applied, in conjugate gradients: a pass for each step of a block of right-hand sides."""
 _BLOCK = 64
 """Directions that one pass over the rows takes together."""
 _MOST_STEPS = 500
@@ -193,7 +194,19 @@ class LinearResponse:
     @cached_property
     def _factor(self) -> Tensor:
         """The Cholesky factor of H."""
-        return _factorised(self._times(_eye(self.start)))
+        return _factorised(self.hessian())
+
+    def hessian(self) -> Tensor:
+        """H itself, (P, P), in one pass over the rows."""
+        parts = [missing_information(x, self.mixture, weight) for x, weight in self.batches]
+        kind = type(self.mixture.covariance)
+
+        def coordinates(values: Tensor) -> Tensor:
+            return Coefficients.flatten(*self._parts(values), kind)
+
+        maps = torch.func.jacrev(coordinates)(self.start)  # (U, P)
+        known = self._curvature_at_fixed_shares(_eye(self.start))
+        return known - maps.T @ reduce(add, parts) @ maps
 
     @cached_property
     def _scale(self) -> Tensor:

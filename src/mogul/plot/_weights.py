@@ -13,8 +13,8 @@ from mogul.plot._style import BARS, COLOURS, INK, Entry, own_axes, tidy
 from mogul.posterior import Posterior
 
 _SIZE = (6.4, 3.8)
-_FEW = 30
-"""Up to so many components each has its number below its bar."""
+_FEW = 14
+"""Up to so many components each has its number below its bar; more numbers would run together."""
 
 
 def components(
@@ -77,7 +77,11 @@ def components(
         entries.append((marks, "expected by the prior"))
     if len(x) <= _FEW:
         ax.set_xticks(x, [str(k) for k in order])
-    ax.set(xlabel="component, heaviest first", ylabel="weight")
+        ax.set_xlabel("component, heaviest first")
+    else:
+        ax.set_xlabel("components by weight, heaviest first")
+        ax.set_xticks([])
+    ax.set_ylabel("weight")
     ax.set_ylim(bottom=0)
     ax.set_title(
         f"{n_kept} of {len(weights)} components hold {100 * keep:g} % of the weight",
