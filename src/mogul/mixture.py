@@ -262,6 +262,26 @@ class Mixture(Distribution):
             self.feature_names,
         )
 
+    def merged(self) -> Mixture:
+        """One mixture of all the components of a batch: the average of its densities.
+
+        Examples
+        --------
+        >>> from mogul import Mixture
+        >>> batch = Mixture.from_parameters(
+        ...     [[1.0], [1.0]], [[[0.0]], [[4.0]]], [[[1.0]], [[1.0]]], "diag"
+        ... )
+        >>> batch.merged().mean
+        tensor([2.], dtype=torch.float64)
+        """
+        n_batch = len(self.batch_shape)
+        return Mixture(
+            self.log_weights.flatten(),
+            self.means.flatten(0, n_batch),
+            self.covariance.merged(),
+            self.feature_names,
+        )
+
     def reorder(self, order: Tensor) -> Mixture:
         """The components of each member of a batch in an order of its own.
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mogul._linalg import cholesky_report
 from mogul.beliefs import (
     Belief,
     ComponentBelief,
@@ -41,12 +40,34 @@ __all__ = [
     "Prior",
 ]
 
-_LEAST_VARIANCE = 1e-6
-"""Of the mean variance: what stands in for the variance of a column that has none."""
+_STAND_IN = 1e-6
+"""Of the mean variance: what stands in for the variance of a column that holds one value."""
+_ROUNDINGS = 8.0
+"""A column's standard deviation below so many roundings of its values is rounding."""
+_LEAST_EIGENVALUE = 1e-10
+"""Of a correlation matrix that sums of squares can tell from a singular one."""
 
 
-@dataclass(frozen=True)
-class Dirichlet:
+class _Settings:
+    """A dataclass of numbers and arrays, equal to another of its class with the same values."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return all(_same(mine, theirs) for mine, theirs in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is None or other is None or isinstance(one, _Settings) or isinstance(other, _Settings):
+        return bool(one == other)
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+
+
+@dataclass(frozen=True, eq=False)
+class Dirichlet(_Settings):
     r"""Weights w ~ Dirichlet(c), the prior of a fixed number of components.
 
     Parameters
@@ -72,8 +93,8 @@ class Dirichlet:
         return DirichletWeights(found)
 
 
-@dataclass(frozen=True)
-class DirichletProcess:
+@dataclass(frozen=True, eq=False)
+class DirichletProcess(_Settings):
     r"""Weights by breaking a stick, :math:`v_k \sim \mathrm{Beta}(1, \alpha)`, for at most K parts.
 
     The truncated Dirichlet process: the data decide how many of the K components hold rows
@@ -100,26 +121,29 @@ class DirichletProcess:
         return StickBreakingWeights(torch.ones_like(left), left)
 
 
-@dataclass(frozen=True)
-class Prior(ABC):
-    """What is believed of a mixture before rows are seen; see the subclasses."""
+class Prior(_Settings, ABC):
+    """What is believed of a mixture before rows are seen; see the subclasses.
+
+    Their settings are checked when a fit fills them in: one that is no number, not finite, of the
+    wrong shape or of the wrong sign raises an ``InputError`` that names it.
+    """
 
     of_matrices: ClassVar[bool]
     """Whether it is a prior of precision matrices, else of precisions that are numbers."""
+    weight_concentration: Any
 
     @abstractmethod
     def _components(self, data: _Data, n_components: int) -> ComponentBelief: ...
 
     def belief(self, rows: Rows, n_components: int, kind: type[Covariance]) -> Belief:
         """The prior with every setting filled in, for some rows and a covariance structure."""
-        matrices = kind.factor_ndim > kind.block_ndim
-        if matrices != self.of_matrices:
-            other = _FOR_MATRICES if matrices else _FOR_NUMBERS
+        if kind.has_matrices() != self.of_matrices:
+            other = _FOR_MATRICES if kind.has_matrices() else _FOR_NUMBERS
             raise InputError(
                 f"{type(self).__name__} is no prior of the covariance structure {kind.name!r}; use "
                 f"{other}."
             )
-        weights = getattr(self, "weight_concentration", None)
+        weights = self.weight_concentration
         if not isinstance(weights, (Dirichlet, DirichletProcess)):
             weights = Dirichlet(weights)
         components = self._components(_Data(rows, kind), n_components)
@@ -127,7 +151,7 @@ class Prior(ABC):
 
     def __repr__(self) -> str:
         """The settings that were given."""
-        given = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        given = [(f.name, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
         inside = ", ".join(f"{name}={value!r}" for name, value in given if value is not None)
         return f"{type(self).__name__}({inside})"
 
@@ -319,14 +343,25 @@ class _Data:
         self.mean = rows.mean()
         gap = rows.values.double() - self.mean
         weighted = gap if rows.weight is None else gap * rows.weight.double().unsqueeze(-1)
-        freedom = max(rows.total_weight - 1, 1.0)
+        # Less one for the mean, as for a sample; weights that add up to next to nothing have none
+        # to give away.
+        freedom = max(rows.total_weight - 1, rows.total_weight / 2)
         covariance = weighted.T @ gap / freedom
+        if not bool(torch.isfinite(covariance).all()):
+            raise InputError(
+                "The rows are too large for their squares to be added up; scale the data."
+            )
         variance = covariance.diagonal()
-        typical = variance.mean() if bool((variance > 0).any()) else variance.new_ones(())
-        self.variance = variance.clamp_min(_LEAST_VARIANCE * typical)
-        _, regular = cholesky_report(covariance)
-        # Fewer rows than columns, or columns that repeat others, leave directions without spread.
-        self.covariance = covariance if bool(regular) else torch.diag(self.variance)
+        # A column of one value may have a variance of rounding, which says nothing.
+        real = variance > (_ROUNDINGS * torch.finfo(variance.dtype).eps * self.mean).square()
+        typical = variance[real].mean() if bool(real.any()) else variance.new_ones(())
+        self.variance = torch.where(real, variance, _STAND_IN * typical)
+        scale = self.variance.sqrt()
+        correlation = covariance / scale / scale.unsqueeze(-1)
+        # Fewer rows than columns, or columns that follow from others, leave directions in which
+        # rounding is all there is: the variances alone are then the guess.
+        regular = bool(torch.linalg.eigvalsh(correlation)[0] > _LEAST_EIGENVALUE)
+        self.covariance = covariance if regular else torch.diag(self.variance)
 
     def locations(self, given: Any, n_components: int) -> Tensor:
         k, d = n_components, self.n_features
@@ -336,11 +371,10 @@ class _Data:
         """Gamma beliefs of precisions, one a component or one a component and feature."""
         k, d = n_components, self.n_features
         blocks = self.kind.block_shape(k, d)
-        per_row = self.kind.block_counts(torch.ones(k, dtype=torch.float64), d)
-        each = self.kind.spread(per_row, k).shape[-1] > 1
+        each = self.kind.feature_blocks
         spread = self.variance if each else self.variance.sum()
         allowed = [(), (d,), blocks] if each else [(), blocks]
-        a = _or(concentration, d * per_row / 2)
+        a = _or(concentration, d * self.kind.rows_per_block(d) / 2)
         a = _array(a, "precision_concentration", allowed, blocks, above=0)
         b = _array(_or(rate, spread / 2), "precision_rate", allowed, blocks, above=0)
         return WishartPrecisions(2 * a, self.kind.from_covariances(2 * b, k, d))
@@ -364,18 +398,22 @@ def _array(
         like = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         array = np.array(like, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{name} of the prior must be numbers; got {value!r}.") from None
+        or_object = " or priors.DirichletProcess()" if name == "concentration" else ""
+        raise InputError(
+            f"{name} of the prior must be numbers{or_object}; got {value!r}."
+        ) from None
     if array.shape not in allowed:
         words = " or ".join(str(one) for one in dict.fromkeys(allowed))
         raise InputError(
             f"{name} of the prior has shape {array.shape}; expected {words} here, for "
             f"{_dimensions(shape)}."
         )
+    told = " ".join(str(array).split())
     if not np.isfinite(array).all():
-        raise InputError(f"{name} of the prior must be finite; got {value!r}.")
+        raise InputError(f"{name} of the prior must be finite; got {told}.")
     if above is not None and not (array > above).all():
         bound = f"{unit} = {above:g}" if unit else f"{above:g}"
-        raise InputError(f"{name} of the prior must be above {bound}; got {value!r}.")
+        raise InputError(f"{name} of the prior must be above {bound}; got {told}.")
     return torch.from_numpy(array).expand(shape).clone()
 
 

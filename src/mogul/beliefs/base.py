@@ -84,8 +84,20 @@ class WeightBelief(Record, ABC):
     def decode(self, values: Tensor) -> Self:
         """The inverse of :meth:`encode`, of which this is the reference."""
 
+    @abstractmethod
+    def concentrations(self) -> tuple[Tensor, ...]:
+        """What scikit-learn calls the weight concentration: (K,) once, or twice for breaks."""
+
+    @abstractmethod
+    def quantiles(self, probabilities: Tensor, variance: Tensor) -> Tensor:
+        """Quantiles of each weight of a single belief, (K, P), when variances are those given."""
+
+    @abstractmethod
+    def counts_beyond(self, prior: Any) -> Tensor:
+        """The rows that must have been seen by ``prior`` to become this, (*batch, K)."""
+
     def by_size(self, count: Tensor) -> Tensor | None:
-        """The order of components in which ``count`` (K) is likeliest; None where all are alike."""
+        """As a prior, an order of components likelier than that of ``count`` (K); None if it is."""
         return None
 
 
@@ -166,6 +178,10 @@ class ComponentBelief(Record, ABC):
         """The belief of some components, in the given order."""
 
     @abstractmethod
+    def hyperparameters(self) -> dict[str, Tensor]:
+        """What scikit-learn has names for, by name: degrees of freedom are in rows."""
+
+    @abstractmethod
     def mean_distribution(self) -> Distribution:
         """The marginal distribution of the means, in torch's words."""
 
@@ -178,7 +194,10 @@ class ComponentBelief(Record, ABC):
 
     @abstractmethod
     def mean_covariance(self) -> Tensor:
-        """Cov(μ_k), (*batch, K, D, D); means of different components are uncorrelated."""
+        """Cov(μ_k), (*batch, K, D, D); means of different components are uncorrelated.
+
+        Where there is none, variances are infinite and covariances NaN.
+        """
 
     @abstractmethod
     def predictive(self, weights: Tensor) -> PredictiveMixture:
@@ -236,6 +255,17 @@ class Belief(Record):
         """A natural-gradient step from this belief."""
         weights = self.weights.blended(prior.weights.updated(stats.count), step)
         return Belief(weights, self.components.stepped(prior.components, stats, step))
+
+    def in_order(self, prior: Belief) -> Belief:
+        """A single belief with its components in the order that the prior of the weights prefers.
+
+        As it is where the prior prefers none, or knows components apart.
+        """
+        count = self.weights.counts_beyond(prior.weights)
+        order = prior.weights.by_size(count) if prior.components.exchangeable else None
+        if order is None:
+            return self
+        return Belief(prior.weights.updated(count[order]), self.components.selected(order))
 
     def divergence(self, prior: Belief) -> Tensor:
         """KL(self ‖ prior) in nats, (*batch)."""

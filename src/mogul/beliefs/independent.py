@@ -127,6 +127,9 @@ class IndependentComponents(ComponentBelief):
             self.precisions.selected(components),
         )
 
+    def hyperparameters(self) -> dict[str, Tensor]:
+        return {}
+
     def mean_distribution(self) -> Normal:
         return Normal(self.means, self.scales, validate_args=False)
 

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, StudentT
 from mogul._random import normal
 from mogul._student import MultivariateStudentT
 from mogul.beliefs.base import ComponentBelief
-from mogul.beliefs.wishart import WishartPrecisions
+from mogul.beliefs.wishart import WishartPrecisions, without_moments
 from mogul.covariances import Covariance
 from mogul.predictive import StudentTMixture
 from mogul.stats import Stats
@@ -136,9 +136,16 @@ class NormalWishartComponents(ComponentBelief):
         degrees = nu - self.precisions.size + 1
         return degrees, multiplier.unsqueeze(-1) / degrees
 
+    def hyperparameters(self) -> dict[str, Tensor]:
+        per_row = self.kind.rows_per_block(self.means.shape[-1])
+        return {
+            "mean_precision": self.mean_precision,
+            "degrees_of_freedom": self.precisions.degrees / per_row,
+        }
+
     def mean_distribution(self) -> Distribution:
         degrees, scale = self.mean_marginals()
-        if self.kind.spread(self.precisions.degrees, self.means.shape[-2]).shape[-1] > 1:
+        if self.kind.feature_blocks:
             return StudentT(degrees, self.means, scale, validate_args=False)
         f, multiplier = self._student(self.mean_precision.reciprocal())
         factor = self.precisions.scale.scale_tril() * multiplier.sqrt().unsqueeze(-1)
@@ -151,10 +158,11 @@ class NormalWishartComponents(ComponentBelief):
 
     def mean_covariance(self) -> Tensor:
         degrees, multiplier = self._student(self.mean_precision.reciprocal())
-        wider = torch.where(degrees > 2, multiplier * degrees / (degrees - 2), torch.inf)
+        finite = degrees > 2
+        wider = multiplier * torch.where(finite, degrees / (degrees - 2), 1.0)
         stretch = wider.expand(self.means.shape).sqrt()
         factor = self.precisions.scale.scale_tril() * stretch.unsqueeze(-1)
-        return factor @ factor.transpose(-1, -2)
+        return without_moments(factor @ factor.transpose(-1, -2), finite.expand(self.means.shape))
 
     def predictive(self, weights: Tensor) -> StudentTMixture:
         degrees, multiplier = self._student((self.mean_precision + 1) / self.mean_precision)

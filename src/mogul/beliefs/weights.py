@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet, constraints
@@ -14,6 +17,17 @@ from mogul._random import log_gamma
 from mogul.beliefs.base import WeightBelief
 
 __all__ = ["DirichletWeights", "StickBreaking", "StickBreakingWeights"]
+
+_QUANTILE_DRAWS = 20_000
+"""A 2.5 % quantile of so many draws is right to a fortieth of a standard deviation."""
+_SCORE = 0.02
+"""The distance of the normal scores at which quantiles are kept."""
+_MOST_SCORES = 180
+"""On each side of the median; beyond 3.6 standard deviations there are but a few draws."""
+_SMOOTHED = 30
+"""Scores on each side, three deviations of the kernel, that a quantile is averaged over."""
+_LEAST_TOTAL = 1.0
+"""Of the two counts of a Beta distribution, at which it is about as wide as there is."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,23 @@ class DirichletWeights(WeightBelief):
     def log_prob(self, log_weights: Tensor) -> Tensor:
         inside = ((self.concentration - 1) * log_weights).sum(-1)
         return inside - _log_dirichlet(self.concentration)
+
+    def concentrations(self) -> tuple[Tensor, ...]:
+        return (self.concentration,)
+
+    def quantiles(self, probabilities: Tensor, variance: Tensor) -> Tensor:
+        """Of Beta distributions with these variances."""
+        mean = self.mean()
+        # No Beta variable has as much variance as a coin; a response may ask for more.
+        total = (mean * (1 - mean) / variance - 1).clamp_min(_LEAST_TOTAL)
+        counts = [(part * total).cpu().numpy()[..., None] for part in (mean, 1 - mean)]
+        with np.errstate(all="ignore"):
+            found = scipy.stats.beta.ppf(probabilities.cpu().numpy(), *counts)
+        known = torch.from_numpy(found).to(mean)
+        return known if self.n_components > 1 else torch.ones_like(known)
+
+    def counts_beyond(self, prior: Self) -> Tensor:
+        return self.concentration - prior.concentration
 
     def selected(self, components: Tensor) -> Self:
         return type(self)(self.concentration[..., components])
@@ -172,6 +203,16 @@ class StickBreakingWeights(WeightBelief):
         breaks = self._betas().log_prob(torch.stack([taken, left], -1)).sum(-1)
         return breaks - rest[..., :-1].sum(-1)
 
+    def concentrations(self) -> tuple[Tensor, ...]:
+        """Of the Beta distributions of the breaks; the last component takes what is left."""
+        return _ended(self.taken, 1.0), _ended(self.left, 0.0)
+
+    def counts_beyond(self, prior: Self) -> Tensor:
+        if self.n_components == 1:
+            return torch.zeros_like(self.mean())
+        last = (self.left - prior.left)[..., -1:]
+        return torch.cat([self.taken - prior.taken, last], -1)
+
     def selected(self, components: Tensor) -> Self:
         n_breaks = len(components) - 1  # each as before, whichever component it now takes from
         return type(self)(self.taken[..., :n_breaks], self.left[..., :n_breaks])
@@ -186,10 +227,64 @@ class StickBreakingWeights(WeightBelief):
         breaks = self._betas().decode(values.reshape(*self.taken.shape, 2)).concentration
         return type(self)(*breaks.unbind(-1))
 
-    def by_size(self, count: Tensor) -> Tensor:
-        # Largest first is the likeliest labelling (Kurihara, Welling and Teh 2007). Stable, so that
-        # equal counts, of empty components say, do not change places in every iteration.
-        return torch.argsort(count, descending=True, stable=True)
+    def by_size(self, count: Tensor) -> Tensor | None:
+        """Largest first, or largest last and the others in order, when that is likelier.
+
+        For an endless stick largest first is the likeliest (Kurihara, Welling and Teh 2007). Here
+        the last component takes what is left, which for α > 1 may suit the largest best.
+        """
+        # Stable, so that equal counts, of empty components say, do not change places.
+        falling = torch.argsort(count, descending=True, stable=True)
+        choices = [falling, torch.cat([falling[1:], falling[:1]])]
+        values = [float(self._log_evidence(count[order])) for order in choices]
+        best = max(range(2), key=values.__getitem__)
+        return choices[best] if values[best] > float(self._log_evidence(count)) else None
+
+    def _log_evidence(self, count: Tensor) -> Tensor:
+        """Log p of labels with these counts, when this is the prior."""
+        after = self.updated(count)._betas().concentration
+        return (_log_dirichlet(after) - _log_dirichlet(self._betas().concentration)).sum(-1)
+
+    def quantiles(self, probabilities: Tensor, variance: Tensor) -> Tensor:
+        """Of draws, since a product of Beta variables has no quantiles in closed form.
+
+        Another variance stretches them about the median, in log-odds.
+        """
+        if self.n_components == 1:
+            return variance.new_ones(1, len(probabilities))
+        table = self._log_odds
+        at = (torch.special.ndtri(probabilities).to(table) / _SCORE + _MOST_SCORES).clamp(
+            0, len(table) - 1
+        )
+        low = at.floor().long()
+        high = (low + 1).clamp_max(len(table) - 1)
+        found = torch.lerp(table[low], table[high], (at - low).unsqueeze(-1))
+        own = torch.diagonal(self.covariance(), dim1=-2, dim2=-1)
+        middle = table[_MOST_SCORES]
+        wider = torch.where(own > 0, (variance / own).sqrt(), 1.0)
+        return torch.sigmoid(middle + wider * (found - middle)).T
+
+    @cached_property
+    def _log_odds(self) -> Tensor:
+        """Log-odds of each weight at normal scores that are ``_SCORE`` apart, (scores, K).
+
+        As a function of the score it is nearly straight, so that it can be smoothed.
+        """
+        seeded = torch.Generator(device=self.taken.device).manual_seed(0)
+        log = self.detach().sample((_QUANTILE_DRAWS,), seeded)  # (draws, K)
+        before = log.logcumsumexp(-1)[:, :-1]
+        after = log.flip(-1).logcumsumexp(-1).flip(-1)[:, 1:]
+        # Of all other weights together: 1 − w would lose what is near one.
+        inner = torch.logaddexp(before[:, :-1], after[:, 1:])
+        others = torch.cat([after[:, :1], inner, before[:, -1:]], -1)
+        odds = (log - others).sort(0).values
+        reach = _MOST_SCORES + _SMOOTHED
+        scores = _SCORE * torch.arange(-reach, reach + 1).to(odds)
+        ranks = torch.special.ndtr(scores) * len(odds) - 0.5
+        rough = odds[ranks.round().long().clamp(0, len(odds) - 1)]
+        kernel = torch.exp(-0.5 * (3.0 / _SMOOTHED * torch.arange(-_SMOOTHED, _SMOOTHED + 1)) ** 2)
+        windows = rough.unfold(0, 2 * _SMOOTHED + 1, 1)  # (scores, K, window)
+        return windows @ (kernel / kernel.sum()).to(odds)
 
 
 class StickBreaking(Distribution):

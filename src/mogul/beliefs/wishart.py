@@ -16,7 +16,7 @@ from mogul._random import normal, standard_gamma
 from mogul.beliefs.record import Record
 from mogul.covariances import Covariance
 
-__all__ = ["WishartDistribution", "WishartPrecisions"]
+__all__ = ["WishartDistribution", "WishartPrecisions", "without_moments"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class WishartPrecisions(Record):
     def with_scale(self, degrees: Tensor, scale: Tensor) -> Self:
         """The same family with other parameters; ``scale`` in the shape of ``covariances``."""
         k, d = self.scale.n_components, self.scale.n_features
-        tidy = symmetric(scale) if self.kind.factor_ndim > self.kind.block_ndim else scale
+        tidy = symmetric(scale) if self.kind.has_matrices() else scale
         return type(self)(degrees, self.kind.from_covariances(tidy, k, d))
 
     def widened(self, variance: float) -> Self:
@@ -109,21 +109,35 @@ class WishartPrecisions(Record):
 
     def inverse_mean(self) -> Tensor:
         """E[Λ⁻¹] = S / (ν − p − 1), in the shape of ``covariances``; infinite if there is none."""
-        freedom = self.degrees - self.size - 1
-        return self.scale.covariances() / self.scale.at_blocks(_above(freedom, 0))
+        freedom = self.scale.at_blocks(self.degrees - self.size - 1)
+        finite = freedom > 0
+        # Divided by one where there is no mean, so that gradients of the others stay finite.
+        return torch.where(
+            finite, self.scale.covariances() / torch.where(finite, freedom, 1.0), torch.inf
+        )
 
     def inverse_covariance(self) -> Tensor:
         """Cov of the entries of each block of Λ⁻¹, (*batch, *blocks, p², p²).
 
-        Infinite where there is none (Press 1982, §5.2).
+        Where there is none, variances are infinite and covariances NaN (Press 1982, §5.2).
         """
         nu = self.degrees - self.size
+        finite = nu > 3
+        bottom = torch.where(finite, nu * (nu - 1).square() * (nu - 3), 1.0)
+        return without_moments(
+            self.inverse_comoments() / bottom[..., None, None], finite.unsqueeze(-1)
+        )
+
+    def inverse_comoments(self) -> Tensor:
+        """The covariance of the entries of each block of Λ⁻¹, but for a factor.
+
+        2 S_ij S_kl + (ν − p − 1)(S_ik S_jl + S_il S_jk): it has correlations where there is a mean.
+        """
         scale = self._matrices(self.scale.covariances())
         pairs, flat = _pairs(scale, scale), scale.flatten(-2)
         both = pairs + _swapped(pairs)
         own = 2 * flat.unsqueeze(-1) * flat.unsqueeze(-2)
-        bottom = nu * (nu - 1).square() * _above(nu - 3, 0)
-        return (own + (nu - 1)[..., None, None] * both) / bottom[..., None, None]
+        return own + (self.degrees - self.size - 1)[..., None, None] * both
 
     def _matrices(self, values: Tensor) -> Tensor:
         """Blocks as matrices, (*batch, *blocks, p, p)."""
@@ -156,7 +170,7 @@ class WishartPrecisions(Record):
 
     def distribution(self) -> Distribution:
         """As a ``torch.distributions`` object: Gamma for numbers, Wishart for matrices."""
-        if self.kind.factor_ndim == self.kind.block_ndim:
+        if not self.kind.has_matrices():
             return Gamma(self.degrees / 2, self.scale.covariances() / 2)
         return WishartDistribution(self)
 
@@ -234,6 +248,12 @@ def _swapped(pairs: Tensor) -> Tensor:
     return pairs.unflatten(-1, (p, p)).transpose(-1, -2).flatten(-2)
 
 
-def _above(values: Tensor, bound: float) -> Tensor:
-    """Values above a bound; zero, to divide by, elsewhere."""
-    return torch.where(values > bound, values, 0.0)
+def without_moments(covariance: Tensor, finite: Tensor) -> Tensor:
+    """A covariance (*, n, n) in which some entries have no variance, ``finite`` (*, n or 1).
+
+    Their variances are infinite, and their covariances NaN, but for those that are zero.
+    """
+    both = finite.unsqueeze(-1) & finite.unsqueeze(-2)
+    eye = torch.eye(covariance.shape[-1], dtype=torch.bool, device=covariance.device)
+    without = torch.where(eye, torch.inf, torch.nan).to(covariance)
+    return torch.where(both | ((covariance == 0) & ~eye), covariance, without)

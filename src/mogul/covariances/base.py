@@ -41,6 +41,8 @@ class Covariance(ABC):
     """Whether :meth:`features` depends on rows alone, so that one array serves all components."""
     block_ndim: ClassVar[int]
     """How many axes of ``factor`` count blocks; see :meth:`block_size`."""
+    feature_blocks: ClassVar[bool] = False
+    """Whether every feature has a block of its own."""
 
     # --- shapes -------------------------------------------------------------------------------
 
@@ -66,6 +68,15 @@ class Covariance(ABC):
     def index(self, index) -> Self:
         """Some of the batch, as by indexing its leading axes."""
         return replace(self, factor=self.factor[index])
+
+    def merged(self) -> Covariance:
+        """All components of a batch as the components of one; batch shape ().
+
+        Of another structure where components of this one have something in common.
+        """
+        n_batch = self.factor.ndim - self.factor_ndim
+        n_components = self.batch_shape.numel() * self.n_components
+        return replace(self, factor=self.factor.flatten(0, n_batch), n_components=n_components)
 
     def to(self, **kwargs) -> Self:
         """Change device or dtype, in the words of ``torch.Tensor.to``."""
@@ -270,6 +281,11 @@ class Covariance(ABC):
     # prior of the precisions is a Wishart distribution of each block, Gamma where p = 1.
 
     @classmethod
+    def has_matrices(cls) -> bool:
+        """Whether a block is a matrix, else a number."""
+        return cls.factor_ndim > cls.block_ndim
+
+    @classmethod
     def block_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
         """How the blocks are arranged: the leading axes of ``factor``."""
         return cls.factor_shape(n_components, n_features)[: cls.block_ndim]
@@ -277,7 +293,7 @@ class Covariance(ABC):
     @classmethod
     def block_size(cls, n_features: int) -> int:
         """The order p of a block."""
-        return n_features if cls.factor_ndim > cls.block_ndim else 1
+        return n_features if cls.has_matrices() else 1
 
     @classmethod
     def at_blocks(cls, values: Tensor) -> Tensor:
@@ -298,8 +314,14 @@ class Covariance(ABC):
     def spread(cls, values: Tensor, n_components: int) -> Tensor:
         """For each component the values of its independent blocks; (*batch, K, G).
 
-        G is D where every feature has a block of its own, else one.
+        G is D where :attr:`feature_blocks`, else one.
         """
+
+    @classmethod
+    def rows_per_block(cls, n_features: int) -> int:
+        """The observations of a block that one row of its component is."""
+        one = cls.block_counts(torch.ones(1), n_features)
+        return int(one.flatten()[0])
 
     @classmethod
     def component_sum(cls, values: Tensor, n_components: int, n_features: int) -> Tensor:

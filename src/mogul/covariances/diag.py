@@ -19,6 +19,7 @@ class DiagCovariance(Covariance):
     name: ClassVar[str] = "diag"
     factor_ndim: ClassVar[int] = 2
     block_ndim: ClassVar[int] = 2
+    feature_blocks: ClassVar[bool] = True
     requirement: ClassVar[str] = "positive"
 
     @staticmethod

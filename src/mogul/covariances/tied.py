@@ -25,6 +25,7 @@ from mogul._linalg import (
     widened_factor,
 )
 from mogul.covariances.base import Covariance
+from mogul.covariances.full import FullCovariance
 
 __all__ = ["TiedCovariance"]
 
@@ -47,6 +48,10 @@ class TiedCovariance(Covariance):
 
     def select(self, components: Tensor) -> Self:
         return replace(self, n_components=len(components))
+
+    def merged(self) -> FullCovariance:
+        factor = self.scale_tril().flatten(0, len(self.batch_shape))
+        return FullCovariance(factor, len(factor), self.n_features)
 
     @classmethod
     def _factorise(cls, covariances: Tensor) -> tuple[Tensor, Tensor]:

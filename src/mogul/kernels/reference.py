@@ -89,9 +89,12 @@ def drawn(shares: Tensor, uniform: Tensor) -> Tensor:
     ``shares`` need not be normalised; ``uniform`` (*batch, S) are numbers between 0 and 1.
     """
     below = shares.cumsum(-2)
-    passed = below < uniform.unsqueeze(-2) * below[..., -1:, :]
-    label = passed.sum(-2, keepdim=True).clamp_max(shares.shape[-2] - 1)
-    return torch.zeros_like(shares).scatter_(-2, label, 1.0)
+    # Strictly below the total, so that a row never falls to what comes after all weight.
+    level = uniform * below[..., -1, :] * (1 - torch.finfo(shares.dtype).eps)
+    reached = (below > level.unsqueeze(-2)).to(shares)
+    hot = reached.clone()
+    hot[..., 1:, :] -= reached[..., :-1, :]
+    return hot
 
 
 def tiles(span: slice, tile_rows: int) -> Iterator[slice]:

@@ -62,7 +62,7 @@ class Coefficients:
         the product of both vectors is :meth:`inner`.
         """
         n_batch = count.ndim - 1
-        if kind.factor_ndim > kind.block_ndim:
+        if kind.has_matrices():
             rows, columns = torch.tril_indices(*second.shape[-2:], device=second.device)
             second = second[..., rows, columns]
             if dual:
@@ -175,14 +175,13 @@ def tangent_step(
     tile_rows = max(16, _TILE_ELEMENTS // per_row)
     work = rows.shape[0] * per_row * mixture.n_features
 
+    def moved(part: slice) -> Coefficients:
+        weight = None if sample_weight is None else sample_weight[part]
+        return _tile(rows[part], mixture, change, weight)
+
     def collect(span: slice) -> Coefficients:
-        parts = [
-            _tile(
-                rows[part], mixture, change, None if sample_weight is None else sample_weight[part]
-            )
-            for part in tiles(span, tile_rows)
-        ]
-        return reduce(_added, parts)
+        # One at a time: the answer of a tile is as large as that of all rows.
+        return reduce(_added, (moved(part) for part in tiles(span, tile_rows)))
 
     with one_thread_if_small(work):
         spans = [span for span in shares(rows.shape[0], tile_rows) if span.stop > span.start]
