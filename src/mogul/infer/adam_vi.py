@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -10,19 +12,23 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from mogul._checks import check_count
 from mogul._threads import one_thread_if_small
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import InputError
-from mogul.infer.problem import Method, Outcome, Problem
+from mogul.infer.problem import Outcome, Problem
+from mogul.infer.stochastic import NEAR, StochasticMethod, one_more_step, told_short
 from mogul.infer.stopping import ELBORecord, Trace
 from mogul.kernels import log_likelihood
 
 __all__ = ["AdamVI", "sampled_elbo"]
 
-_FINAL_SAMPLES = 256
-"""Draws for the bound that a fit reports: its standard error is then below a tenth of a nat."""
+_FINAL_ERROR = 0.1
+"""Nats: the standard error of the bound that a fit reports, once enough draws are averaged."""
 _SAMPLES_TOGETHER = 32
+_MOST_FINAL = 128
+"""Times so many draws at most, for the bound that a fit reports."""
 _MEMORY = (0.9, 0.95)
 """Adam's two rates of forgetting. Gradients of a far start are a thousand times those near the end;
 with torch's second rate of 0.999 they would hold steps back for a thousand steps more."""
@@ -35,7 +41,7 @@ def sampled_elbo(
     *,
     n_samples: int,
     generator: torch.Generator | None,
-    total_weight: float | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     r"""A Monte Carlo estimate of the bound in which labels are summed out, in nats.
 
@@ -43,16 +49,21 @@ def sampled_elbo(
         E_q[\log p(X \mid w, \mu, \Lambda)] - \mathrm{KL}(q \,\|\, p)
 
     It lies between the evidence and the bound of coordinate ascent, which also approximates the
-    labels. Gradients pass through the draws. ``total_weight`` scales ``rows``, a batch, up.
+    labels. Gradients pass through the draws. ``scale`` is N / |B| where ``rows`` are a batch.
     """
-    scale = 1.0 if total_weight is None else total_weight / rows.total_weight
+    return scale * _of_rows(rows, belief, n_samples, generator).mean() - belief.divergence(prior)
+
+
+def _of_rows(
+    rows: Rows, belief: Belief, n_samples: int, generator: torch.Generator | None
+) -> Tensor:
+    """Log p(X | w, μ, Λ) of some draws, (n_samples); differentiable."""
     drawn = belief.sample((n_samples,), generator=generator)
-    inside = log_likelihood(rows.values, drawn, rows.weight).mean()
-    return scale * inside - belief.divergence(prior)
+    return log_likelihood(rows.values, drawn, rows.weight)
 
 
 @dataclass(frozen=True)
-class AdamVI(Method):
+class AdamVI(StochasticMethod):
     """The reparameterised bound, climbed by Adam in coordinates without constraints or units.
 
     Concentrations are moved by factors, not by amounts: a Gamma shape that must go from 5 to 505
@@ -69,6 +80,13 @@ class AdamVI(Method):
         Draws of the parameters for each step.
     learning_rate : float, default 0.1
         At the start; it falls to zero as a cosine.
+
+    Raises
+    ------
+    InputError
+        For settings that are not positive numbers.
+    DegenerateFitError
+        When a fit runs away because the learning rate is too large.
 
     Examples
     --------
@@ -89,33 +107,20 @@ class AdamVI(Method):
     name: ClassVar[str] = "vi-adam"
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.n_samples) < 1 or not self.learning_rate > 0:
-            raise InputError(
-                "AdamVI needs epochs, batch_size and n_samples from 1 on and a positive "
-                f"learning_rate; got {self.epochs}, {self.batch_size}, {self.n_samples} and "
-                f"{self.learning_rate}."
-            )
+        for name in ("epochs", "batch_size", "n_samples"):
+            check_count(getattr(self, name), f"{name} of AdamVI")
+        rate = self.learning_rate
+        if not (isinstance(rate, Real) and 0 < float(rate) < math.inf):
+            raise InputError(f"learning_rate of AdamVI must be positive; got {rate!r}.")
 
     def n_iterations(self, max_iter: int) -> int:
         return self.epochs
 
-    def run(self, problem: Problem) -> Outcome:
-        best: Outcome | None = None
-        for i, start in enumerate(problem.starts):
-            found = self._run_one(problem, i, start)
-            if problem.on_end is not None:
-                problem.on_end(found.trace)
-            if best is None or found.elbo > best.elbo:
-                best = found
-            if found.interrupted:
-                break
-        assert best is not None  # there is a start
-        return best
-
     def _run_one(self, problem: Problem, number: int, start: Belief) -> Outcome:
-        rows, generator = problem.rows, problem.generator
+        rows = problem.rows
         trace = Trace(number, problem.previous, ELBORecord)
         values = torch.zeros_like(start.encode(start)).requires_grad_()
+        sound = values.detach().clone()
         optimizer = Adam([values], lr=self.learning_rate, betas=_MEMORY)
         n_batches = -(-rows.n_rows // self.batch_size)
         schedule = CosineAnnealingLR(optimizer, self.epochs * n_batches)
@@ -124,45 +129,59 @@ class AdamVI(Method):
         with one_thread_if_small(work):
             try:
                 while trace.n_iter < self.epochs and not interrupted:
-                    total = 0.0
-                    for batch in rows.shuffled(self.batch_size, generator):
-                        optimizer.zero_grad()
-                        bound = self._bound(batch, start.decode(values), problem)
-                        (-bound / rows.total_weight).backward()
-                        optimizer.step()
-                        schedule.step()
-                        total += float(bound.detach()) * batch.total_weight / rows.total_weight
+                    total = self._epoch(problem, start, values, optimizer, schedule)
+                    if not (math.isfinite(total) and bool(torch.isfinite(values).all())):
+                        break  # too long a step: what was sound before is kept
+                    sound = values.detach().clone()
                     record = trace.record(total, False)
                     told = problem.on_iteration
                     interrupted = bool(told is not None and told(record))
             except KeyboardInterrupt:
                 interrupted = True
-            belief = start.decode(values.detach())
+            belief = start.decode(sound)
             elbo = _final(rows, belief, problem)
-        trace.converged = not interrupted
-        return Outcome(elbo, trace, interrupted, belief)
+            bound, shortfall = one_more_step(rows, belief, problem.prior)
+        complete = trace.n_iter == self.epochs and not interrupted
+        trace.converged = complete and shortfall < NEAR
+        complaint = "" if trace.converged else told_short(shortfall, "AdamVI(epochs=...)")
+        return Outcome(elbo, trace, interrupted, belief, bound=bound, complaint=complaint)
 
-    def _bound(self, batch: Rows, belief: Belief, problem: Problem) -> Tensor:
-        return sampled_elbo(
-            batch,
-            belief,
-            problem.prior,
-            n_samples=self.n_samples,
-            generator=problem.generator,
-            total_weight=problem.rows.total_weight,
-        )
+    def _epoch(
+        self,
+        problem: Problem,
+        start: Belief,
+        values: Tensor,
+        optimizer: Adam,
+        schedule: CosineAnnealingLR,
+    ) -> float:
+        """One pass over the rows; the bound as estimated on the way."""
+        rows, total = problem.rows, 0.0
+        for batch in rows.shuffled(self.batch_size, problem.generator):
+            optimizer.zero_grad()
+            scale = rows.n_rows / batch.n_rows
+            bound = sampled_elbo(
+                batch,
+                start.decode(values),
+                problem.prior,
+                n_samples=self.n_samples,
+                generator=problem.generator,
+                scale=scale,
+            )
+            (-bound / rows.total_weight).backward()
+            optimizer.step()
+            schedule.step()
+            total += float(bound.detach()) / scale
+        return total
 
 
 @torch.no_grad()
 def _final(rows: Rows, belief: Belief, problem: Problem) -> float:
-    parts = [
-        sampled_elbo(
-            rows,
-            belief,
-            problem.prior,
-            n_samples=_SAMPLES_TOGETHER,
-            generator=problem.generator,
-        )
-        for _ in range(_FINAL_SAMPLES // _SAMPLES_TOGETHER)
-    ]
-    return float(torch.stack(parts).mean())
+    """The bound, from as many draws as its standard error asks for; −inf where it is not finite."""
+    parts: list[Tensor] = []
+    for _ in range(_MOST_FINAL):
+        parts.append(_of_rows(rows, belief, _SAMPLES_TOGETHER, problem.generator))
+        every = torch.cat(parts)
+        if float(every.std()) < _FINAL_ERROR * math.sqrt(len(every)):
+            break
+    found = float(torch.cat(parts).mean() - belief.divergence(problem.prior))
+    return found if math.isfinite(found) else -math.inf

@@ -19,6 +19,12 @@ from mogul.infer.variational import Batches, evidence, look
 
 __all__ = ["CAVI", "BeliefChart", "CAVIResult", "coordinate_ascent"]
 
+_NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase "
+    "max_iter, tol, or check for degenerate data."
+)
+"""In scikit-learn's words, which its users look for."""
+
 
 @dataclass(frozen=True)
 class CAVIResult:
@@ -85,22 +91,13 @@ def coordinate_ascent(
         A bound to measure the first change against, when a fit continues.
     on_iteration : callable (ELBORecord) → True to stop, optional
     """
-    exchangeable = prior.components.exchangeable
 
     def evaluate(points: list[Belief]) -> list[Step[Belief]]:
         belief = Belief.stack(points)
         stats, of_rows = look(batches, belief)
         values = evidence(of_rows, belief, prior).tolist()
         mapped = prior.updated(stats, belief.components.expected()[0])
-        return [
-            Step(value, settled(mapped.index(i), stats.count[i])) for i, value in enumerate(values)
-        ]
-
-    def settled(belief: Belief, count: Tensor) -> Belief:
-        order = prior.weights.by_size(count) if exchangeable else None
-        if order is None or bool((order == torch.arange(len(order), device=order.device)).all()):
-            return belief
-        return Belief(prior.weights.updated(count[order]), belief.components.selected(order))
+        return [Step(v, mapped.index(i).in_order(prior)) for i, v in enumerate(values)]
 
     traces = [Trace(first + i, previous, ELBORecord) for i in range(len(starts))]
     ascent = Ascent(
@@ -170,7 +167,11 @@ class CAVI(Method):
         traces = [trace for result in results for trace in result.traces]
         best = likeliest(values)
         interrupted = any(result.interrupted for result in results)
-        return Outcome(float(values[best]), traces[best], interrupted, beliefs[best])
+        value = float(values[best])
+        complaint = "" if traces[best].converged or problem.max_iter == 0 else _NOT_CONVERGED
+        return Outcome(
+            value, traces[best], interrupted, beliefs[best], bound=value, complaint=complaint
+        )
 
 
 def _work(problem: Problem) -> int:

@@ -9,10 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mogul._checks import check_count
 from mogul._threads import one_thread_if_small
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import InputError
+from mogul.infer.chains import MOST_R_HAT, largest_r_hat
 from mogul.infer.em import stack
 from mogul.infer.problem import Method, Outcome, Problem
 from mogul.infer.stopping import IterationRecord, Trace
@@ -71,6 +73,11 @@ class Gibbs(Method):
     thin : int, default 1
         Sweeps for each draw that is kept.
 
+    Raises
+    ------
+    InputError
+        For settings that are no such numbers, and for row weights that are not whole.
+
     Examples
     --------
     >>> from mogul import BayesianGaussianMixture, datasets
@@ -90,12 +97,9 @@ class Gibbs(Method):
     name: ClassVar[str] = "gibbs"
 
     def __post_init__(self) -> None:
-        if min(self.draws, self.chains, self.thin) < 1 or self.warmup < 0:
-            raise InputError(
-                "Gibbs needs at least one draw, one chain and thin=1, and no negative warmup; got "
-                f"draws={self.draws}, chains={self.chains}, thin={self.thin}, "
-                f"warmup={self.warmup}."
-            )
+        for name in ("draws", "chains", "thin"):
+            check_count(getattr(self, name), f"{name} of Gibbs")
+        check_count(self.warmup, "warmup of Gibbs", 0)
 
     def n_starts(self, n_init: int) -> int:
         return self.chains
@@ -131,12 +135,26 @@ class Gibbs(Method):
                 f"The sampler was stopped after {trace.n_iter} sweeps, before its warmup of "
                 f"{self.warmup} ended; there are no draws."
             )
-        trace.converged = not interrupted
-        if problem.on_end is not None:
-            problem.on_end(trace)
         draws = _chains([mixture for mixture, _ in kept])
         log_joint = torch.stack([value for _, value in kept], 1)
-        return Outcome(math.nan, trace, interrupted, draws=draws, log_joint=log_joint)
+        r_hat = largest_r_hat(draws, log_joint)
+        agree = not r_hat > MOST_R_HAT
+        trace.converged = agree and not interrupted
+        complaint = "" if agree else _told_apart(r_hat, self)
+        if problem.on_end is not None:
+            problem.on_end(trace)
+        return Outcome(
+            math.nan, trace, interrupted, draws=draws, log_joint=log_joint, complaint=complaint
+        )
+
+
+def _told_apart(r_hat: float, used: Gibbs) -> str:
+    return (
+        f"The chains do not agree: their R̂ is {r_hat:.3g}, and at most {MOST_R_HAT} when they do, "
+        "so intervals may be wrong. Sample longer, as by "
+        f"inference=Gibbs(warmup={4 * used.warmup or 1000}, draws={4 * used.draws}), or fit fewer "
+        "components."
+    )
 
 
 def _chains(states: list[Mixture]) -> Mixture:

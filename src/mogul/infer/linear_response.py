@@ -66,7 +66,8 @@ class _Fisher:
 
     def jacobian(self, expectation: Expectation) -> Tensor:
         """The derivative of expectations, (Q, P)."""
-        return torch.func.jacrev(lambda v: expectation(self.belief.decode(v)))(self.start)
+        inside = torch.func.jacrev(lambda v: expectation(self.belief.decode(v)), chunk_size=_BLOCK)
+        return inside(self.start)
 
     def _divergence(self, values: Tensor) -> Tensor:
         return self.belief.decode(values).divergence(self.belief)
@@ -120,11 +121,12 @@ class LinearResponse:
         return self.start.numel()
 
     def excess(self, expectation: Expectation) -> Tensor:
-        """What mean field's covariance of some quantities lacks; (Q, Q), positive semidefinite.
+        """What mean field's covariance of some quantities lacks; (Q, Q), symmetric.
 
         G (H⁻¹ − V⁻¹) Gᵀ with V the Fisher information of the belief itself: for quantities that
         are sufficient statistics G V⁻¹ Gᵀ is mean field's own covariance; for others it is the part
-        of it that responds, and what does not is left as it is.
+        of it that responds, and what does not is left as it is. Added to mean field's covariance it
+        gives a positive semidefinite matrix.
 
         Parameters
         ----------
@@ -132,6 +134,8 @@ class LinearResponse:
             From a belief to the expectations of Q quantities, a vector; differentiable.
         """
         jacobian = self.fisher.jacobian(expectation)
+        # What has no expectation, of a component without rows say, has no response.
+        jacobian = torch.where(torch.isfinite(jacobian), jacobian, 0.0)
         found = (self._solve(jacobian) - self.fisher.solve(jacobian)) @ jacobian.T
         return 0.5 * (found + found.T)
 

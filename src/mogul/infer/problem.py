@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -70,8 +70,10 @@ class Outcome:
         Draws of the posterior.
     log_joint : Tensor, shape (chains, draws), optional
         Log p(X, θ) of each draw, in nats.
-    notes : list of str
-        What else happened, in words.
+    bound : float, optional
+        The bound of coordinate ascent at ``belief``, without noise.
+    complaint : str
+        Why it has not converged and what to try, one sentence; empty when it has.
     """
 
     elbo: float
@@ -80,7 +82,8 @@ class Outcome:
     belief: Belief | None = None
     draws: Mixture | None = None
     log_joint: Tensor | None = None
-    notes: list[str] = field(default_factory=list)
+    bound: float | None = None
+    complaint: str = ""
 
 
 class Method(ABC):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import torch
 
+from mogul._checks import check_count
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import InputError
-from mogul.infer.problem import Method, Outcome, Problem
+from mogul.infer.problem import Outcome, Problem
+from mogul.infer.stochastic import NEAR, StochasticMethod, one_more_step, told_short
 from mogul.infer.stopping import ELBORecord, Trace
-from mogul.infer.variational import evidence, look
+from mogul.infer.variational import look
 
 __all__ = ["SVI", "stochastic_step", "streaming_step"]
 
 
 def stochastic_step(
-    batch: Rows, belief: Belief, prior: Belief, total_weight: float, step: float
+    batch: Rows, belief: Belief, prior: Belief, scale: float, step: float
 ) -> tuple[Belief, float]:
     r"""One natural-gradient step from the statistics of some of the rows.
 
@@ -32,8 +35,8 @@ def stochastic_step(
     batch : Rows
     belief, prior : Belief
         Single ones.
-    total_weight : float
-        N, that of all the rows which the posterior is to speak of.
+    scale : float
+        N / |B|, in rows whatever their weights: every row is as likely to be in the batch.
     step : float
         ρ, from zero to one; one is the update of coordinate ascent on the batch repeated.
 
@@ -44,9 +47,7 @@ def stochastic_step(
         The rows' part of the bound at the belief before, scaled up to all rows.
     """
     stats, of_rows = look(batch, belief)
-    scale = total_weight / batch.total_weight
-    moved = belief.stepped(prior, stats * scale, step)
-    return moved, float(of_rows) * scale
+    return belief.stepped(prior, stats * scale, step), float(of_rows) * scale
 
 
 def streaming_step(
@@ -67,26 +68,34 @@ def streaming_step(
     nothing, _ = look(batch.take(torch.arange(0)), belief)
     grown = belief.stepped(prior, nothing, 1 - total / seen)
     step = (total / batch.total_weight + method.delay) ** -method.forgetting
-    moved, of_rows = stochastic_step(batch, grown, prior, total, step)
-    return moved, of_rows - float(grown.divergence(prior))
+    moved, of_rows = stochastic_step(batch, grown, prior, total / batch.total_weight, step)
+    return moved.in_order(prior), of_rows - float(grown.divergence(prior))
 
 
 @dataclass(frozen=True)
-class SVI(Method):
+class SVI(StochasticMethod):
     r"""Natural-gradient steps from minibatches, of size :math:`\rho_t = (t + 1 + d)^{-\kappa}`.
 
     Each pass goes through the rows in a new random order. The steps satisfy Robbins and Monro's
-    conditions, so that the noise of the batches dies away.
+    conditions, so that the noise of the batches dies away. One batch of all rows has no noise, and
+    takes whole steps. The fit counts as converged when one exact iteration from its end would gain
+    less than a nat; with many more components than clusters that takes far more passes than the
+    iterations of coordinate ascent.
 
     Parameters
     ----------
     passes : int, default 10
         Times that every row is read.
-    batch_size : int, default 512
+    batch_size : int, default 256
     delay : float, default 0.0
         d ≥ 0: more makes the first steps smaller.
     forgetting : float, default 0.7
         κ, above one half and at most one: how fast the steps shrink.
+
+    Raises
+    ------
+    InputError
+        For settings that do not converge.
 
     Examples
     --------
@@ -100,21 +109,20 @@ class SVI(Method):
     """
 
     passes: int = 10
-    batch_size: int = 512
+    batch_size: int = 256
     delay: float = 0.0
     forgetting: float = 0.7
 
     name: ClassVar[str] = "svi"
 
     def __post_init__(self) -> None:
-        if not (self.passes >= 1 and self.batch_size >= 1):
+        check_count(self.passes, "passes of SVI")
+        check_count(self.batch_size, "batch_size of SVI")
+        numbers = all(isinstance(v, Real) for v in (self.delay, self.forgetting))
+        if not (numbers and 0 <= self.delay < math.inf and 0.5 < self.forgetting <= 1):
             raise InputError(
-                f"passes and batch_size of SVI start at 1; got {self.passes} and {self.batch_size}."
-            )
-        if not (self.delay >= 0 and 0.5 < self.forgetting <= 1):
-            raise InputError(
-                "SVI converges with delay ≥ 0 and forgetting above 0.5 and at most 1; got "
-                f"{self.delay} and {self.forgetting}."
+                "SVI converges with a finite delay ≥ 0 and forgetting above 0.5 and at most 1; got "
+                f"{self.delay!r} and {self.forgetting!r}."
             )
 
     def step(self, t: int) -> float:
@@ -124,37 +132,26 @@ class SVI(Method):
     def n_iterations(self, max_iter: int) -> int:
         return self.passes
 
-    def run(self, problem: Problem) -> Outcome:
-        best: Outcome | None = None
-        for i, start in enumerate(problem.starts):
-            found = self._run_one(problem, i, start)
-            if problem.on_end is not None:
-                problem.on_end(found.trace)
-            if best is None or found.elbo > best.elbo:
-                best = found
-            if found.interrupted:
-                break
-        assert best is not None  # there is a start
-        return best
-
-    def _run_one(self, problem: Problem, number: int, belief: Belief) -> Outcome:
-        rows, prior = problem.rows, problem.prior
+    def _run_one(self, problem: Problem, number: int, start: Belief) -> Outcome:
+        rows, prior, belief = problem.rows, problem.prior, start
         trace = Trace(number, problem.previous, ELBORecord)
         interrupted, t = False, 0
         try:
             while trace.n_iter < self.passes and not interrupted:
                 before, of_rows = belief, 0.0
                 for batch in rows.shuffled(self.batch_size, problem.generator):
-                    belief, part = stochastic_step(
-                        batch, belief, prior, rows.total_weight, self.step(t)
-                    )
-                    of_rows += part * batch.total_weight / rows.total_weight
+                    step = 1.0 if batch is rows else self.step(t)
+                    scale = rows.n_rows / batch.n_rows
+                    belief, part = stochastic_step(batch, belief, prior, scale, step)
+                    of_rows += part / scale
                     t += 1
+                belief = belief.in_order(prior)
                 record = trace.record(of_rows - float(before.divergence(prior)), False)
                 told = problem.on_iteration
                 interrupted = bool(told is not None and told(record))
         except KeyboardInterrupt:
             interrupted = True
-        trace.converged = not interrupted
-        elbo = float(evidence(look(rows, belief)[1], belief, prior))
-        return Outcome(elbo if math.isfinite(elbo) else -math.inf, trace, interrupted, belief)
+        elbo, shortfall = one_more_step(rows, belief, prior)
+        trace.converged = not interrupted and shortfall < NEAR
+        complaint = "" if trace.converged else told_short(shortfall, "SVI(passes=...)")
+        return Outcome(elbo, trace, interrupted, belief, bound=elbo, complaint=complaint)

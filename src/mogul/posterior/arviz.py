@@ -71,12 +71,9 @@ def _coordinates(draws: Mixture) -> dict[str, Any]:
 
 def _dimensions(kind: type[Covariance]) -> dict[str, list[str]]:
     """The names of the axes; a covariance matrix has its features twice."""
-    axes = {
-        1: ["component"],
-        2: ["component", "feature"],
-        3: ["component", "feature", "feature_again"],
-    }
-    spread = axes[kind.factor_ndim] if kind.block_ndim else ["feature", "feature_again"]
+    spread = ["component"] if kind.block_ndim else []
+    spread += ["feature"] if kind.feature_blocks else []
+    spread += ["feature", "feature_again"] if kind.has_matrices() else []
     return {
         "weights": ["component"],
         "means": ["component", "feature"],

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from mogul.beliefs import Belief
+from mogul.beliefs.wishart import without_moments
 from mogul.covariances import Covariance
 from mogul.errors import UnknownNameError
 from mogul.mixture import Mixture
 
 __all__ = ["PARAMETERS", "QUANTITIES", "Quantity", "quantity"]
+
+_MOST_DRAWS, _FEWEST_DRAWS = 10_000, 500
+_DRAWN_NUMBERS = 1 << 23
+"""Numbers that are drawn, where quantiles are those of draws: 64 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Quantity(ABC):
         """Quantiles (*shape, P) when its variances are those given, ``shape``.
 
         Of the distribution that the entry has under the belief, with another variance where
-        ``variance`` is not the belief's own.
+        ``variance`` is not the belief's own. Where the entry has no variance they are the belief's.
         """
 
     def quantiles_of(self, kind: type[Covariance]) -> Monotone:
@@ -64,19 +69,19 @@ class Quantity(ABC):
         """Whether the first axis is that of the components."""
         return True
 
-    def entries(self, shape: torch.Size) -> list[tuple[int, ...]]:
+    def entries(self, shape: torch.Size, kind: type[Covariance]) -> list[tuple[int, ...]]:
         """The indices of its distinct entries: a symmetric matrix has each but once."""
         every = list(np.ndindex(*shape))
-        if not self._is_matrix(shape):
+        if not (self._of_matrices and kind.has_matrices()):
             return every
         return [index for index in every if index[-2] >= index[-1]]
 
-    def _is_matrix(self, shape: torch.Size) -> bool:
-        return False
+    _of_matrices: ClassVar[bool] = False
+    """Whether its last axes are a matrix where precisions are."""
 
     def check(self, kind: type[Covariance]) -> None:
         """Refuse a quantity that a covariance structure does not have."""
-        if self.numbers_only and _has_matrices(kind):
+        if self.numbers_only and kind.has_matrices():
             raise UnknownNameError(
                 f"{self.name!r} exists where precisions are numbers, for diag and spherical; this "
                 f"posterior is {kind.name}, so ask for 'covariances' or 'precisions'."
@@ -96,11 +101,7 @@ class _Weights(Quantity):
         return belief.weights.covariance()
 
     def quantiles(self, belief: Belief, probabilities: Tensor, variance: Tensor) -> Tensor:
-        mean = self.mean(belief)
-        total = mean * (1 - mean) / variance - 1  # of a Beta distribution's two counts
-        counts = (mean * total, (1 - mean) * total)
-        found = _quantiles(scipy.stats.beta, probabilities, *counts)
-        return torch.where(torch.isfinite(found), found, mean.unsqueeze(-1))  # one component
+        return belief.weights.quantiles(probabilities, variance)
 
 
 class _LogWeights(_Weights):
@@ -142,13 +143,32 @@ class _Means(Quantity):
 class _OfPrecisions(Quantity):
     """Entries of the precisions or of their inverses, block by block."""
 
-    def _is_matrix(self, shape: torch.Size) -> bool:
-        return len(shape) >= 2 and shape[-1] == shape[-2] and self._matrices
-
-    _matrices: ClassVar[bool] = True
+    _of_matrices: ClassVar[bool] = True
 
     def counts_components(self, kind: type[Covariance]) -> bool:
         return kind.block_ndim > 0
+
+    def _with_off_diagonal(
+        self, belief: Belief, found: Tensor, variance: Tensor, probabilities: Tensor
+    ) -> Tensor:
+        """Quantiles ``found`` with those of entries that may be negative put in.
+
+        They have no family of their own: normal, or those of draws where there is no variance.
+        """
+        if not belief.components.kind.has_matrices():
+            return found
+        z = torch.special.ndtri(probabilities).to(variance)
+        values = self.mean(belief).unsqueeze(-1) + z * variance.sqrt().unsqueeze(-1)
+        eye = torch.eye(variance.shape[-1], dtype=torch.bool, device=variance.device)
+        unknown = ~(torch.isfinite(variance) | eye)
+        if bool(unknown.any()):
+            n_draws = max(_FEWEST_DRAWS, min(_MOST_DRAWS, _DRAWN_NUMBERS // variance.numel()))
+            seeded = torch.Generator(device=variance.device).manual_seed(0)
+            drawn = self.of(belief.detach().sample((n_draws,), generator=seeded))[:, unknown]
+            order = drawn.sort(0).values
+            at = (probabilities.to(variance) * (n_draws - 1)).round().long()
+            values[unknown] = order[at].T
+        return torch.where(eye.unsqueeze(-1), found, values)
 
     @staticmethod
     def _blocks(values: Tensor) -> Tensor:
@@ -172,7 +192,7 @@ class _Precisions(_OfPrecisions):
         mean = self.mean(belief)
         unit = _quantiles(scipy.stats.gamma, probabilities, mean.square() / variance)
         found = unit * (variance / mean).unsqueeze(-1)
-        return _off_diagonal_normal(belief, found, mean, variance, probabilities)
+        return self._with_off_diagonal(belief, found, variance, probabilities)
 
 
 class _Covariances(_OfPrecisions):
@@ -193,14 +213,14 @@ class _Covariances(_OfPrecisions):
         scale = mean * (shape - 1)
         # A variance is inverse Gamma, also where it has no moments, as under many priors.
         own = (precisions.degrees - precisions.size + 1) / 2
-        known = torch.isfinite(variance) & torch.isfinite(mean)
+        known = torch.isfinite(variance)
         shape = torch.where(known, shape, precisions.scale.at_blocks(own))
         scale = torch.where(known, scale, precisions.scale.covariances() / 2)
         found = _quantiles(scipy.stats.invgamma, probabilities, shape) * scale.unsqueeze(-1)
-        return _off_diagonal_normal(belief, found, mean, variance, probabilities)
+        return self._with_off_diagonal(belief, found, variance, probabilities)
 
     def quantiles_of(self, kind: type[Covariance]) -> Monotone:
-        if _has_matrices(kind):
+        if kind.has_matrices():
             return Monotone(self)
         return Monotone(QUANTITIES["precisions"], torch.reciprocal, falls=True)
 
@@ -226,7 +246,7 @@ class _StandardDeviations(_Covariances):
     """Square roots of the variances, (K, D), or as many as the structure has of its own."""
 
     name: ClassVar[str] = "standard_deviations"
-    _matrices: ClassVar[bool] = False
+    _of_matrices: ClassVar[bool] = False
 
     def of(self, mixture: Mixture) -> Tensor:
         return _variances(type(mixture.covariance), mixture.covariances).sqrt()
@@ -237,21 +257,26 @@ class _StandardDeviations(_Covariances):
         half = _variances(belief.components.kind, precisions.scale.covariances()) / 2
         shape = (precisions.degrees - precisions.size + 1) / 2
         shape = shape.reshape(*shape.shape, *[1] * (half.ndim - shape.ndim))
-        return half.sqrt() * ((shape - 0.5).lgamma() - shape.lgamma()).exp()
+        finite = shape > 0.5
+        safe = torch.where(finite, shape, 1.0)
+        found = half.sqrt() * ((safe - 0.5).lgamma() - safe.lgamma()).exp()
+        return torch.where(finite, found, torch.inf)
 
     def covariance(self, belief: Belief) -> Tensor:
         """With the correlations of the variances, which is exact for the diagonal."""
-        kind = belief.components.kind
-        mean = belief.components.precisions.inverse_mean()
-        square = _variances(kind, mean).flatten() - self.mean(belief).flatten().square()
-        every = torch.arange(mean.numel()).reshape(mean.shape)
+        precisions, kind = belief.components.precisions, belief.components.kind
+        square = _variances(kind, precisions.inverse_mean())
+        finite = torch.isfinite(square).flatten()
+        own = torch.where(finite, (square - self.mean(belief).square()).flatten(), 0.0)
+        shape = precisions.scale.covariances().shape
+        every = torch.arange(shape.numel(), device=own.device).reshape(shape)
         chosen = _variances(kind, every).flatten()
-        of_variances = super().covariance(belief)[chosen][:, chosen]
-        scale = (square / of_variances.diagonal()).sqrt()
-        return scale.unsqueeze(-1) * of_variances * scale
+        comoments = self._blocks(precisions.inverse_comoments())[chosen][:, chosen]
+        root = torch.where(finite, own / comoments.diagonal(), 0.0).sqrt()
+        return without_moments(root.unsqueeze(-1) * comoments * root, finite)
 
     def quantiles_of(self, kind: type[Covariance]) -> Monotone:
-        if not _has_matrices(kind):
+        if not kind.has_matrices():
             return Monotone(QUANTITIES["precisions"], torch.rsqrt, falls=True)
         return Monotone(QUANTITIES["covariances"], _roots_of_diagonal)
 
@@ -288,14 +313,9 @@ def quantity(name: Any, kind: type[Covariance]) -> Quantity:
     return QUANTITIES[name]
 
 
-def _has_matrices(kind: type[Covariance]) -> bool:
-    return kind.factor_ndim > kind.block_ndim
-
-
 def _variances(kind: type[Covariance], covariances: Tensor) -> Tensor:
     """The diagonals where the structure has matrices, else all of it."""
-    matrices = _has_matrices(kind)
-    return torch.diagonal(covariances, dim1=-2, dim2=-1) if matrices else covariances
+    return torch.diagonal(covariances, dim1=-2, dim2=-1) if kind.has_matrices() else covariances
 
 
 def _quantiles(family: Any, probabilities: Tensor, *shape: Tensor) -> Tensor:
@@ -305,15 +325,3 @@ def _quantiles(family: Any, probabilities: Tensor, *shape: Tensor) -> Tensor:
     with np.errstate(all="ignore"):
         found = np.where(p <= 0.5, family.ppf(p, *arrays), family.isf(1 - p, *arrays))
     return torch.from_numpy(found).to(shape[0])
-
-
-def _off_diagonal_normal(
-    belief: Belief, found: Tensor, mean: Tensor, variance: Tensor, probabilities: Tensor
-) -> Tensor:
-    """Quantiles of entries that may be negative, which have no family of their own: normal."""
-    if not _has_matrices(belief.components.kind):
-        return found
-    z = torch.special.ndtri(probabilities).to(mean)
-    normal = mean.unsqueeze(-1) + z * variance.sqrt().unsqueeze(-1)
-    eye = torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device).unsqueeze(-1)
-    return torch.where(eye, found, normal)

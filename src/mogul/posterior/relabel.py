@@ -22,7 +22,11 @@ __all__ = ["METHODS", "Draws", "permutations"]
 
 _MOST_ROWS = 2000
 """Rows that the methods by allocation look at, evenly spaced: more change nothing."""
+_MOST_SHARES = 1 << 25
+"""Responsibilities that are held at once, 256 MB: fewer rows are looked at where draws are many."""
 _MOST_ROUNDS = 100
+_MOST_PAIRS = 1 << 21
+"""Numbers in the matrices of all pairs of components that are held at once, 16 MB."""
 _LEAST_SHARE = 1e-12
 
 
@@ -53,7 +57,9 @@ class Draws:
                 f'relabel(method="{method}") looks at the rows that were fitted, and this '
                 'posterior does not have them; use method="pivot" or "ordering".'
             )
-        step = -(-len(self.rows) // _MOST_ROWS)
+        each = len(self.mixture) * self.mixture.n_components
+        n_rows = max(1, min(_MOST_ROWS, _MOST_SHARES // each))
+        step = -(-len(self.rows) // n_rows)
         rows = self.rows[::step].to(self.mixture.means)
         found = [self.mixture[i].responsibilities(rows) for i in range(len(self.mixture))]
         return torch.stack(found).cpu().numpy()
@@ -61,7 +67,7 @@ class Draws:
 
 def permutations(method: str, draws: Draws) -> np.ndarray:
     """A permutation for each draw, (S, K)."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UnknownNameError(
             f"The relabelling method {method!r} is unknown; choose one of "
             f"{', '.join(map(repr, METHODS))}."
@@ -77,20 +83,34 @@ def _ordering(draws: Draws) -> np.ndarray:
 
 
 def _pivot(draws: Draws) -> np.ndarray:
-    """Nearest to the components of the likeliest draw (Marin, Mengersen and Robert 2005).
+    r"""Most like the components of the likeliest draw (Marin, Mengersen and Robert 2005).
 
-    In means and log standard deviations, in units of the pivot's components, and log-weights.
+    Like are components that overlap and have weight, :math:`\sum_k \sqrt{v_k w_{\pi(k)}} / (1 +
+    D_k)` with D Bhattacharyya's distance of the densities: so one that holds no rows, and may be
+    anywhere, takes no other's place. Units and rotations of the features change nothing.
     """
     mixture = draws.mixture
-    unit = mixture.covariance.variances()[draws.pivot].mean(0).sqrt()
+    pivot = mixture[draws.pivot]
+    step = max(1, _MOST_PAIRS // mixture.means[0].numel() ** 2)
     parts = [
-        mixture.means / unit,
-        0.5 * mixture.covariance.variances().log(),
-        mixture.log_weights.unsqueeze(-1),
+        _likeness(pivot, mixture[start : start + step]).cpu().numpy()
+        for start in range(0, len(mixture), step)
     ]
-    places = torch.cat(parts, -1).cpu().numpy()  # (S, K, M)
-    goal = places[draws.pivot]
-    return _assigned(((goal[:, None] - place[None]) ** 2).sum(-1) for place in places)
+    return _assigned(-likeness for part in parts for likeness in part)
+
+
+def _likeness(pivot: Mixture, some: Mixture) -> Tensor:
+    """Of each component of the pivot and each of some draws, (S, K, K)."""
+    gap = (pivot.means.unsqueeze(-2) - some.means.unsqueeze(-3)).unsqueeze(-1)  # (S, K, K, D, 1)
+    first, others = pivot.covariance.dense().unsqueeze(-3), some.covariance.dense().unsqueeze(-4)
+    factor = torch.linalg.cholesky(0.5 * (first + others))
+    white = torch.linalg.solve_triangular(factor, gap, upper=False).squeeze(-1)
+    own = pivot.covariance.log_diagonal().sum(-1).unsqueeze(-1)  # half a log-determinant
+    theirs = some.covariance.log_diagonal().sum(-1).unsqueeze(-2)
+    middle = torch.diagonal(factor, dim1=-2, dim2=-1).log().sum(-1)
+    distance = 0.125 * white.square().sum(-1) + middle - 0.5 * (own + theirs)
+    weight = 0.5 * (pivot.log_weights.unsqueeze(-1) + some.log_weights.unsqueeze(-2))
+    return weight.exp() / (1 + distance.clamp_min(0))
 
 
 def _equivalence_classes(draws: Draws) -> np.ndarray:
@@ -107,7 +127,7 @@ def _equivalence_classes(draws: Draws) -> np.ndarray:
 def _stephens(draws: Draws) -> np.ndarray:
     """Least Kullback–Leibler divergence from the mean responsibilities (Stephens 2000).
 
-    Means and permutations in turn, from the identity, until neither changes.
+    Means and permutations in turn until neither changes, from the pivot's permutations.
     """
     shares = draws.responsibilities("stephens").clip(_LEAST_SHARE)
     found = _pivot(draws)  # a start near the end: the mean of draws in mixed orders tells nothing

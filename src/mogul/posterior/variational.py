@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from mogul._checks import check_count, check_seed
+from mogul._warn import warn
 from mogul.beliefs import Belief, belief_from_state, belief_to_state
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
 from mogul.errors import InputError, MeanFieldWarning, NotConvergedError
 from mogul.infer.linear_response import LinearResponse, projected_covariance
+from mogul.infer.variational import evidence, look
 from mogul.kernels import e_step, responsibilities
 from mogul.mixture import Mixture
 from mogul.posterior.arviz import data_tree
@@ -34,7 +36,12 @@ too small; at four, where a thirtieth is in doubt, a quarter."""
 _COUNTED = 0.01
 """Components of less weight are not looked at: nearly empty ones are always in doubt."""
 _CHUNK_ROWS = 1 << 16
+_DRAWS = 1000
 _DRAWS_TOGETHER = 64
+_FEWEST_DRAWS = 100
+"""With fewer the tail of importance ratios tells nothing."""
+_SAME_BOUND = 1e-6
+"""By which part the bound may differ, of the same rows on another machine say."""
 
 
 class VariationalPosterior(Posterior):
@@ -47,7 +54,11 @@ class VariationalPosterior(Posterior):
     prior : Belief
     rows : Rows, optional
         What it was fitted to, for linear response and diagnostics.
+    elbo : float, optional
+        The bound at ``belief``, by which rows that are given later are recognised.
     converged : bool, default True
+    doubt : Tensor, shape (K,), optional
+        As the property :attr:`doubt`, where the rows are not at hand.
     feature_names : sequence of D strings, optional
     """
 
@@ -57,38 +68,50 @@ class VariationalPosterior(Posterior):
         prior: Belief,
         rows: Rows | None = None,
         *,
+        elbo: float | None = None,
         converged: bool = True,
+        doubt: Tensor | None = None,
         feature_names: Sequence[str] | None = None,
     ):
         self.belief, self.prior, self.rows = belief, prior, rows
-        self.converged = converged
+        self.elbo, self.converged = elbo, converged
+        self._doubt = doubt
         self.feature_names = None if feature_names is None else tuple(feature_names)
         self._excesses: dict[str, Tensor] = {}
         """What linear response adds to the covariances of quantities, once it was asked for."""
 
-    def with_rows(self, rows: Any, sample_weight: Any = None) -> VariationalPosterior:
-        """The same posterior with the rows that it was fitted to, after loading it."""
-        values = torch.as_tensor(np.asarray(rows))
-        weight = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight))
-        return VariationalPosterior(
+    def _with_rows(self, rows: Rows) -> Self:
+        found = type(self)(
             self.belief,
             self.prior,
-            Rows(values, weight),
+            rows,
+            elbo=self.elbo,
             converged=self.converged,
+            doubt=self._doubt,
             feature_names=self.feature_names,
         )
+        found._check_rows(rows)
+        return found
 
     @property
     def kind(self) -> type[Covariance]:
         return self.belief.components.kind
 
+    @property
+    def n_components(self) -> int:
+        return self.belief.components.loc.shape[-2]
+
+    @property
+    def n_features(self) -> int:
+        return self.belief.components.loc.shape[-1]
+
     def __repr__(self) -> str:
-        k, d = self.belief.components.loc.shape
         weights = type(self.belief.weights).__name__.removesuffix("Weights")
         components = type(self.belief.components).__name__.removesuffix("Components")
         return (
-            f"VariationalPosterior(n_components={k}, n_features={d}, "
-            f"covariance_type={self.kind.name!r}, weights={weights}, components={components})"
+            f"VariationalPosterior(n_components={self.n_components}, "
+            f"n_features={self.n_features}, covariance_type={self.kind.name!r}, "
+            f"weights={weights}, components={components})"
         )
 
     def _distribution(self, name: str) -> Distribution:
@@ -106,12 +129,8 @@ class VariationalPosterior(Posterior):
     def _named(self, mixture: Mixture) -> Mixture:
         return Mixture(mixture.log_weights, mixture.means, mixture.covariance, self.feature_names)
 
-    def expectation(self, name: str) -> Tensor:
-        return self._quantity(name).mean(self.belief)
-
-    def std(self, name: str, correction: str = "none") -> Tensor:
-        self._before([name], correction)
-        return self._variance(self._quantity(name), correction).sqrt()
+    def _expectation(self, wanted: Quantity) -> Tensor:
+        return wanted.mean(self.belief)
 
     def _quantiles(self, name: str, probabilities: Tensor, correction: str) -> Tensor:
         found = self._quantity(name).quantiles_of(self.kind)
@@ -120,48 +139,51 @@ class VariationalPosterior(Posterior):
         return found.function(found.base.quantiles(self.belief, asked, variance))
 
     def _variance(self, wanted: Quantity, correction: str) -> Tensor:
-        own = wanted.covariance(self.belief).diagonal()
-        if correction != "none":
-            own = own + self._excess(wanted).diagonal()
-        return own.reshape(wanted.mean(self.belief).shape)
+        shape = wanted.mean(self.belief).shape
+        own = wanted.covariance(self.belief).diagonal().reshape(shape)
+        own = own.clamp_min(0)  # what is all but certain may have less, by rounding
+        if correction == "none":
+            return own
+        more = torch.zeros_like(own)
+        entries = wanted.entries(shape, self.kind)
+        for value, index in zip(self._excess(wanted).diagonal(), entries, strict=True):
+            more[index] = value
+        if len(entries) < shape.numel():  # one half of symmetric matrices
+            more = torch.maximum(more, more.transpose(-1, -2))
+        return own + more
 
-    def covariance(self, names: str | Sequence[str], correction: str = "none") -> Tensor:
-        self._before(self._names(names), correction)
-        found = [self._quantity(name) for name in self._names(names)]
-        own = torch.block_diag(*(one.covariance(self.belief) for one in found))
-        own = own + self._between(found)
-        if correction != "none":
-            own = own + self.linear_response.excess(lambda belief: _flat(found, belief))
-        kept = torch.tensor(self._kept(found), device=own.device)
-        return own[kept][:, kept]
+    def _covariance(self, found: list[Quantity], correction: str) -> Tensor:
+        own = torch.block_diag(*(self._distinct_covariance(one) for one in found))
+        if len(found) > 1:
+            own = own + self._between(found)
+        if correction == "none":
+            return own
+        return own + self.linear_response.excess(lambda belief: self._flat(found, belief))
+
+    def _distinct_covariance(self, wanted: Quantity) -> Tensor:
+        """The belief's own covariance of the distinct entries."""
+        whole = wanted.covariance(self.belief)
+        kept = self._kept(wanted)
+        return whole[kept][:, kept]
+
+    def _kept(self, wanted: Quantity) -> Tensor:
+        """The distinct entries, as positions in row-major order."""
+        shape = wanted.mean(self.belief).shape
+        places = [
+            np.ravel_multi_index(i, shape) if i else 0 for i in wanted.entries(shape, self.kind)
+        ]
+        return torch.tensor(np.array(places, dtype=int), device=self.belief.components.loc.device)
+
+    def _flat(self, found: list[Quantity], belief: Belief) -> Tensor:
+        """Expectations of the distinct entries of several quantities, one after another."""
+        return torch.cat([one.mean(belief).flatten()[self._kept(one)] for one in found])
 
     def _between(self, found: list[Quantity]) -> Tensor:
         """Mean field's own covariance between different quantities of the same precisions."""
-        sizes = [one.mean(self.belief).numel() for one in found]
-        total = sum(sizes)
-        if len(found) == 1:
-            return torch.zeros(total, total, dtype=self.belief.components.loc.dtype)
-        whole = projected_covariance(self.belief, lambda belief: _flat(found, belief))
+        whole = projected_covariance(self.belief, lambda belief: self._flat(found, belief))
+        sizes = [len(self._kept(one)) for one in found]
         blocks = torch.block_diag(*(whole.new_ones(n, n) for n in sizes))
         return torch.where(blocks > 0, 0.0, whole)
-
-    def _kept(self, found: list[Quantity]) -> list[int]:
-        """The distinct entries, as positions in the row-major order of all."""
-        kept: list[int] = []
-        start = 0
-        for one in found:
-            shape = one.mean(self.belief).shape
-            kept += [start + _position(index, shape) for index in one.entries(shape)]
-            start += shape.numel()
-        return kept
-
-    def entries(self, names: str | Sequence[str]) -> list[str]:
-        found = [self._quantity(name) for name in self._names(names)]
-        return [
-            f"{one.name}[{', '.join(map(str, index))}]"
-            for one in found
-            for index in one.entries(one.mean(self.belief).shape)
-        ]
 
     # --- what mean field leaves out -------------------------------------------------------------
 
@@ -173,19 +195,34 @@ class VariationalPosterior(Posterior):
         ------
         NotConvergedError
             When the fit is not at the maximum of its bound.
+        InputError
+            When the rows are not at hand, or are not those that were fitted.
         """
         if not self.converged:
             raise NotConvergedError(
-                "Linear response needs a converged fit, and this one was stopped before; fit with "
-                "a larger max_iter."
+                "Linear response needs a fit at the optimum of its bound, and this one stopped "
+                'before; fit with inference="cavi" and a larger max_iter.'
             )
-        rows = self._training_rows(self.rows, "Linear response")
+        rows = self._training_rows("Linear response")
+        self._check_rows(rows)
         return LinearResponse(rows, self.belief, self.prior)
 
+    def _check_rows(self, rows: Rows) -> None:
+        """Refuse other rows than those that were fitted: arrays can be changed after a fit."""
+        if self.elbo is None:
+            return
+        bound = float(evidence(look(rows, self.belief)[1], self.belief, self.prior))
+        if not abs(bound - self.elbo) <= _SAME_BOUND * (1 + abs(self.elbo)):
+            raise InputError(
+                f"These are not the rows that were fitted: their bound is {bound:.6g} nats, and "
+                f"that of the fit {self.elbo:.6g}. Give them as they were, with the same weights."
+            )
+
     def _excess(self, wanted: Quantity) -> Tensor:
+        """What linear response adds to the covariance of the distinct entries."""
         if wanted.name not in self._excesses:
             self._excesses[wanted.name] = self.linear_response.excess(
-                lambda belief: wanted.mean(belief).flatten()
+                lambda belief: self._flat([wanted], belief)
             )
         return self._excesses[wanted.name]
 
@@ -195,7 +232,9 @@ class VariationalPosterior(Posterior):
 
         Zero where clusters are apart. Components of little weight have NaN.
         """
-        rows = self._training_rows(self.rows, "The doubt about components")
+        if self._doubt is not None:
+            return self._doubt
+        rows = self._training_rows("The doubt about components")
         mixture, _ = self.belief.surrogate()
         held = torch.zeros_like(mixture.log_weights)
         unsure = torch.zeros_like(held)
@@ -208,37 +247,49 @@ class VariationalPosterior(Posterior):
         counted = held > _COUNTED * rows.total_weight
         return torch.where(counted, unsure / held, torch.nan)
 
-    def _before(self, names: Sequence[str], correction: str) -> None:
-        """Warn of intervals that are too narrow, too."""
-        super()._before(names, correction)
-        if correction != "none" or self.rows is None or self.belief.weights.n_components == 1:
-            return
+    @property
+    def _worst(self) -> tuple[int, float]:
+        """The component of which most is in doubt, and how much; nothing where none can tell."""
+        if self.n_components == 1 or (self.rows is None and self._doubt is None):
+            return 0, 0.0
         doubt = self.doubt.nan_to_num(0.0)
         worst = int(doubt.argmax())
-        if float(doubt[worst]) > _DOUBT:
-            warnings.warn(
-                f"Components overlap ({100 * float(doubt[worst]):.2g} % of the rows of component "
-                f"{worst} may be of another), so mean-field intervals are too narrow; ask for "
-                'correction="linear_response", or fit with inference="gibbs".',
+        return worst, float(doubt[worst])
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether components overlap so much that it is too narrow without correction."""
+        return self._worst[1] > _DOUBT
+
+    def warn_if_narrow(self) -> None:
+        """Warn, with the remedy, when components overlap so much that mean field is too narrow."""
+        worst, doubt = self._worst
+        if doubt > _DOUBT:
+            warn(
+                f"Components overlap ({100 * doubt:.2g} % of the rows of component "
+                f"{worst} may be of another), so a mean-field posterior is too narrow; ask for "
+                'intervals with correction="linear_response", or fit with inference="gibbs".',
                 MeanFieldWarning,
-                stacklevel=3,
             )
+
+    def _before(self, names: Sequence[str], correction: str) -> None:
+        super()._before(names, correction)
+        if correction == "none":
+            self.warn_if_narrow()
 
     # --- draws ----------------------------------------------------------------------------------
 
-    def sample(
-        self, n: int = 1000, *, generator: torch.Generator | None = None, seed: int = 0
-    ) -> Mixture:
+    def _sample(self, n: int | None, generator: torch.Generator | None, seed: int) -> Mixture:
         chosen = generator or generator_of(seed, self.belief.components.loc.device)
         with torch.no_grad():
-            return self._named(self.belief.sample((self._check_count(n),), generator=chosen))
+            return self._named(self.belief.sample((n or _DRAWS,), generator=chosen))
 
-    def log_prob(self, mixture: Mixture) -> Tensor:
+    def _log_prob(self, mixture: Mixture) -> Tensor:
         return self.belief.log_prob(mixture)
 
     def log_joint(self, mixture: Mixture) -> Tensor:
         """Log p(X, θ) of a batch of mixtures, in nats: likelihood and prior; (S,)."""
-        rows = self._training_rows(self.rows, "The joint density")
+        rows = self._training_rows("The joint density")
         parts = []
         for start in range(0, len(mixture), _DRAWS_TOGETHER):
             some = mixture[start : start + _DRAWS_TOGETHER]
@@ -253,7 +304,15 @@ class VariationalPosterior(Posterior):
         """How near the approximation is to the posterior, by the tail of importance ratios.
 
         k̂ below 0.5 is good, above 0.7 poor (Yao, Vehtari, Simpson and Gelman 2018). It speaks of
-        the labelling that was fitted, and gets harsher with the number of parameters.
+        the labelling that was fitted, and gets harsher with the number of parameters. Components
+        that hold no rows, as a Dirichlet process leaves them, count too: their posterior is not of
+        mean-field form, so prune them first.
+
+        Parameters
+        ----------
+        n : int, default 1000
+            Draws, a hundred or more.
+        seed : int, default 0
 
         Examples
         --------
@@ -263,7 +322,7 @@ class VariationalPosterior(Posterior):
         >>> model.posterior_.pareto_k().verdict
         'good: the approximation is close to the posterior'
         """
-        drawn = self.sample(n, seed=seed)
+        drawn = self.sample(check_count(n, "n", _FEWEST_DRAWS), seed=seed)
         ratios = self.log_joint(drawn) - self.log_prob(drawn)
         return ParetoK(pareto_k(ratios.cpu().numpy()), len(drawn))
 
@@ -273,14 +332,14 @@ class VariationalPosterior(Posterior):
             'for the draws of inference="gibbs".'
         )
 
-    def to_arviz(self, n: int = 1000, *, seed: int = 0) -> Any:
-        """As an ArviZ ``DataTree`` of ``n`` draws, with log_p and log_q in ``sample_stats``.
+    def to_arviz(self, n: int | None = None, *, seed: int = 0) -> Any:
+        """As an ArviZ ``DataTree`` of one chain, with log_p and log_q in ``sample_stats``.
 
         ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` then gives leave-one-out
-        predictive accuracy. Needs the extra ``bayes`` and the rows that were fitted.
+        predictive accuracy; see :meth:`Posterior.to_arviz`.
         """
-        rows = self._training_rows(self.rows, "to_arviz")
-        drawn = self.sample(n, seed=seed)
+        rows = self._training_rows("to_arviz")
+        drawn = self.sample(n, seed=check_seed(seed))
         stats = {"log_p": self.log_joint(drawn), "log_q": self.log_prob(drawn)}
         return data_tree(drawn.expand((1, len(drawn))), stats, rows, self.kind)
 
@@ -289,20 +348,24 @@ class VariationalPosterior(Posterior):
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A header (JSON types) and named tensors, without the rows.
 
-        Corrections by linear response that were asked for before are kept.
+        Corrections by linear response that were asked for before are kept, and the doubt.
         """
         belief, tensors = belief_to_state(self.belief, "posterior")
         prior, more = belief_to_state(self.prior, "prior")
-        names = None if self.feature_names is None else list(self.feature_names)
-        tensors |= {f"excess.{name}": value for name, value in self._excesses.items()}
+        tensors |= more | {f"excess.{name}": value for name, value in self._excesses.items()}
+        known = self._doubt is not None or self.rows is not None
+        if known:
+            tensors["doubt"] = self.doubt
         header = {
             "excesses": sorted(self._excesses),
+            "doubt": known,
             "belief": belief,
             "prior": prior,
+            "elbo": self.elbo,
             "converged": self.converged,
-            "feature_names": names,
+            "feature_names": None if self.feature_names is None else list(self.feature_names),
         }
-        return header, {**tensors, **more}
+        return header, tensors
 
     @classmethod
     def from_state(
@@ -312,16 +375,10 @@ class VariationalPosterior(Posterior):
         found = cls(
             belief_from_state(header["belief"], tensors, "posterior"),
             belief_from_state(header["prior"], tensors, "prior"),
+            elbo=header["elbo"],
             converged=header["converged"],
+            doubt=tensors["doubt"] if header["doubt"] else None,
             feature_names=header["feature_names"],
         )
         found._excesses = {name: tensors[f"excess.{name}"] for name in header["excesses"]}
         return found
-
-
-def _flat(found: list[Quantity], belief: Belief) -> Tensor:
-    return torch.cat([one.mean(belief).flatten() for one in found])
-
-
-def _position(index: tuple[int, ...], shape: torch.Size) -> int:
-    return int(np.ravel_multi_index(index, shape)) if index else 0
