@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from numbers import Real
 from typing import Any
 
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
+from mogul._warn import warn
 from mogul.data.rows import Rows
 from mogul.data.tables import Table
 from mogul.datasets import Dataset
@@ -46,7 +46,9 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int
         else:
             _check_names(estimator, names)
             checked = check_array(np.asarray(X), estimator=estimator, **options)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
+        # A TypeError is of sparse matrices and of column names that are not all strings, a
+        # RuntimeError of tensors that take part in a graph of gradients.
         raise InputError(_one_sentence(str(error))) from None
     _check_finite(checked, getattr(estimator, "feature_names_in_", None))
     return checked
@@ -70,6 +72,7 @@ def _check_names(estimator: Any, names: list[str]) -> None:
 
 def _one_sentence(message: str) -> str:
     """scikit-learn's message without the print of the array in it, on one line."""
+    message = re.sub(r"(Complex data not supported).*", r"\1.", message, flags=re.S)
     return " ".join(re.sub(r":\narray=.*?\]\.$", ".", message, flags=re.S | re.M).split())
 
 
@@ -126,16 +129,12 @@ def check_enough_rows(n_components: int, X: np.ndarray, weight: np.ndarray | Non
         )
 
 
-def warn_of_constant_columns(rows: Rows, names: Any, consequence: str, stacklevel: int) -> None:
+def warn_of_constant_columns(rows: Rows, names: Any, consequence: str) -> None:
     """Warn of columns that hold one value; ``consequence`` says what their variance then is."""
     constant = constant_columns(rows)
     if constant:
         which = ", ".join(str(j if names is None else names[j]) for j in constant)
-        warnings.warn(
-            f"Every value of column {which} is the same, so {consequence}; drop it.",
-            SpikeWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warn(f"Every value of column {which} is the same, so {consequence}; drop it.", SpikeWarning)
 
 
 def as_rows(X: np.ndarray, sample_weight: np.ndarray | None, device: torch.device) -> Rows:

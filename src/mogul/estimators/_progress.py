@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mogul._progress import ProgressLine
+from mogul.errors import InputError
 from mogul.infer.selection import Candidate
 from mogul.infer.stopping import ELBORecord, IterationRecord, Trace
 
@@ -19,6 +20,9 @@ class Observers:
     def __init__(self, estimator: Any, n_iterations: int | None = None):
         self.max_iter = n_iterations or estimator.max_iter
         self.callbacks = list(estimator.callbacks or ())
+        strange = [one for one in self.callbacks if not callable(one)]
+        if strange:
+            raise InputError(f"callbacks must be callables of one record; got {strange[0]!r}.")
         self.messages = _Messages(estimator.verbose, estimator.verbose_interval)
         # scikit-learn's messages and a progress line would write over each other.
         self.line = ProgressLine(estimator.progress if not estimator.verbose else False)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.random import RandomState
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -20,17 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mogul import kernels
-from mogul.beliefs import (
-    Belief,
-    DirichletWeights,
-    NormalWishartComponents,
-    StickBreakingWeights,
-    belief_from_state,
-    belief_to_state,
-)
+from mogul._checks import check_count, check_level
+from mogul._warn import warn
+from mogul.beliefs import Belief
 from mogul.covariances import STRUCTURES, Covariance, structure
 from mogul.data.rows import Rows
 from mogul.errors import InputError
+from mogul.estimators._bayesian_state import from_state, to_state
 from mogul.estimators._inputs import (
     as_rows,
     check_enough_rows,
@@ -39,13 +33,9 @@ from mogul.estimators._inputs import (
     validated,
     warn_of_constant_columns,
 )
+from mogul.estimators._prior_settings import posterior_attributes, prior_attributes, prior_of
 from mogul.estimators._progress import Observers
-from mogul.estimators._state import (
-    finite_or_none,
-    is_plain,
-    settings_from_state,
-    settings_to_state,
-)
+from mogul.estimators._pruning import PruningReport, pruned
 from mogul.infer import METHODS, SVI
 from mogul.infer.ascent import ACCELERATIONS
 from mogul.infer.em import EMSettings
@@ -58,56 +48,28 @@ from mogul.infer.svi import streaming_step
 from mogul.infer.variational import begin, elbo
 from mogul.mixture import Mixture
 from mogul.posterior import Posterior, SampledPosterior, VariationalPosterior
+from mogul.posterior.base import needed_components
 from mogul.posterior.quantities import PARAMETERS, quantity
-from mogul.priors import (
-    Dirichlet,
-    DirichletProcess,
-    IndependentNormalGamma,
-    NormalGamma,
-    NormalWishart,
-    Prior,
-)
+from mogul.priors import Prior
 
 __all__ = ["BayesianGaussianMixture", "PruningReport"]
 
 _HELD = 0.99
 """The share of the weight that the effective components hold together."""
+_DRAWS = 10_000
+"""Draws of parameters that ProbFlow's verbs give, where there is no end of them."""
 _LARGEST_SEED = 2**31 - 1
-_MOST_LISTED = 8
-"""Removed components that a report lists; nobody reads more."""
-
-
-@dataclass(frozen=True)
-class PruningReport:
-    """What :meth:`BayesianGaussianMixture.prune` took away.
-
-    Attributes
-    ----------
-    removed : list of (component, weight)
-        Numbered as before, with their expected weights.
-    n_before : int
-    elbo_before, elbo_after : float
-        In nats, under the same prior.
-    """
-
-    removed: list[tuple[int, float]]
-    n_before: int
-    elbo_before: float
-    elbo_after: float
-
-    def __str__(self) -> str:
-        if not self.removed:
-            return f"Nothing was removed: all {self.n_before} components are needed."
-        listed = ", ".join(f"{k} ({weight:.2g})" for k, weight in self.removed[:_MOST_LISTED])
-        more = len(self.removed) - _MOST_LISTED
-        listed += f" and {more} more" if more > 0 else ""
-        total = sum(weight for _, weight in self.removed)
-        gain = self.elbo_after - self.elbo_before
-        return (
-            f"{len(self.removed)} of {self.n_before} components were removed, which held "
-            f"{100 * total:.2g} % of the weight: {listed}. The evidence lower bound "
-            f"{'rose' if gain >= 0 else 'fell'} by {abs(gain):.4g} nats."
-        )
+_FITTED = (
+    "weight_concentration_",
+    "mean_precision_",
+    "degrees_of_freedom_",
+    "weight_concentration_prior_",
+    "mean_prior_",
+    "mean_precision_prior_",
+    "degrees_of_freedom_prior_",
+    "covariance_prior_",
+)
+"""Attributes that only some fits set: those of an earlier fit must not stay."""
 
 
 def _takes_batches(model: BayesianGaussianMixture) -> bool:
@@ -331,6 +293,20 @@ degrees_of_freedom_prior_ : float or ndarray
         Returns
         -------
         self
+
+        Raises
+        ------
+        InputError
+            For rows, weights or a prior that cannot be used.
+        DegenerateFitError
+            When a stochastic method runs away.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the fit is not at its optimum, or the chains of a sampler differ.
+        SpikeWarning
+            When a column holds one value.
         """
         self._fit(X, sample_weight)
         return self
@@ -352,8 +328,17 @@ degrees_of_freedom_prior_ : float or ndarray
             previous = -np.inf
         else:
             starts, notes = [last] * method.n_starts(1), []
-            previous = self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
+            previous = self._last_bound()
         self._infer(rows, prior, starts, method, rng, notes, previous)
+
+    def _validate_params(self) -> None:
+        for name, value in (("prior", self.prior), ("inference", self.inference)):
+            if isinstance(value, type):
+                raise InputError(
+                    f"{name} must be an object, and {value.__name__} is its class; write "
+                    f"{value.__name__}()."
+                )
+        super()._validate_params()
 
     def _checked(self, X: Any, sample_weight: Any, *, reset: bool) -> Rows:
         array = validated(self, X, reset=reset, min_samples=2 if reset else 1)
@@ -363,8 +348,7 @@ degrees_of_freedom_prior_ : float or ndarray
         rows = as_rows(array, weight, named_device(self.device))
         if reset:
             names = getattr(self, "feature_names_in_", None)
-            consequence = "what is said of it is the prior's"
-            warn_of_constant_columns(rows, names, consequence, stacklevel=5)
+            warn_of_constant_columns(rows, names, "what is said of it is the prior's")
         return rows
 
     def _method(self) -> Method:
@@ -376,51 +360,10 @@ degrees_of_freedom_prior_ : float or ndarray
 
     def _prior(self, rows: Rows) -> Belief:
         """The prior with every setting filled in."""
-        given = self._prior_of_settings(rows.n_features) if self.prior is None else self.prior
-        self._refuse_two_priors()
-        belief = given.belief(rows, self.n_components, self._kind)
+        belief = prior_of(self, rows.n_features).belief(rows, self.n_components, self._kind)
         if not self.reg_covar:
             return belief
         return Belief(belief.weights, belief.components.widened(self.reg_covar))
-
-    def _prior_of_settings(self, n_features: int) -> Prior:
-        """What scikit-learn's six settings say, as a prior object."""
-        process = self.weight_concentration_prior_type == "dirichlet_process"
-        kind = DirichletProcess if process else Dirichlet
-        weights = kind(self.weight_concentration_prior)
-        strength = 1.0 if self.mean_precision_prior is None else self.mean_precision_prior
-        degrees, scale = self.degrees_of_freedom_prior, self.covariance_prior
-        if degrees is not None and degrees <= n_features - 1:
-            raise InputError(
-                "The parameter 'degrees_of_freedom_prior' should be greater than "
-                f"{n_features - 1}, but got {degrees:.3f}."
-            )
-        if self._kind.factor_ndim > self._kind.block_ndim:
-            return NormalWishart(self.mean_prior, strength, degrees, scale, weights)
-        # A row informs a precision by one number, or by all its features when they share it.
-        one = self._kind.block_counts(torch.ones(1), n_features).flatten()[0]
-        half = float(one) / 2
-        return NormalGamma(
-            self.mean_prior,
-            strength,
-            None if degrees is None else degrees * half,
-            None if scale is None else np.asarray(scale, dtype=float) * half,
-            weights,
-        )
-
-    def _refuse_two_priors(self) -> None:
-        settings = (
-            "weight_concentration_prior",
-            "mean_precision_prior",
-            "mean_prior",
-            "degrees_of_freedom_prior",
-            "covariance_prior",
-        )
-        both = [name for name in settings if getattr(self, name) is not None]
-        if self.prior is not None and both:
-            raise InputError(
-                f"prior and {both[0]} were both given; put everything into the prior object."
-            )
 
     def _starts(
         self, rows: Rows, prior: Belief, method: Method, rng: RandomState
@@ -440,11 +383,15 @@ degrees_of_freedom_prior_ : float or ndarray
         return [beliefs.index(i) for i in range(len(mixtures))], notes
 
     def _last_belief(self, prior: Belief) -> Belief | None:
+        """What to go on from: the last belief, when it is of this problem."""
         posterior = getattr(self, "posterior_", None)
         if not self.warm_start or not isinstance(posterior, VariationalPosterior):
             return None
-        same = posterior.belief.components.loc.shape == prior.components.loc.shape
-        return posterior.belief if same else None
+        last = posterior.belief
+        return last if _alike(last, prior) else None
+
+    def _last_bound(self) -> float:
+        return self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
 
     def _infer(
         self,
@@ -453,7 +400,7 @@ degrees_of_freedom_prior_ : float or ndarray
         starts: list[Belief],
         method: Method,
         rng: RandomState,
-        notes: list[str],
+        notes: Sequence[str] = (),
         previous: float = -np.inf,
     ) -> None:
         generator = torch.Generator(device=rows.values.device)
@@ -474,98 +421,74 @@ degrees_of_freedom_prior_ : float or ndarray
                     on_end=observers.finish,
                 )
             )
-        self._adopt(outcome, prior, rows)
+        self._adopt(outcome, self._posterior_of(outcome, prior, rows), prior)
+        self._rows_seen = rows.total_weight
         self._warn_of(outcome, notes)
 
-    def _adopt(self, outcome: Outcome, prior: Belief, rows: Rows | None) -> None:
+    def _posterior_of(self, outcome: Outcome, prior: Belief, rows: Rows) -> Posterior:
         names = getattr(self, "feature_names_in_", None)
-        self.prior_ = prior
-        converged = outcome.trace.converged
         if outcome.belief is not None:
-            self.posterior_ = VariationalPosterior(
-                outcome.belief, prior, rows, converged=converged, feature_names=names
+            return VariationalPosterior(
+                outcome.belief,
+                prior,
+                rows,
+                elbo=outcome.bound,
+                converged=outcome.trace.converged,
+                feature_names=names,
             )
-        else:
-            assert outcome.draws is not None  # a method answers with one or the other
-            assert outcome.log_joint is not None
-            sampled = SampledPosterior(outcome.draws, outcome.log_joint, rows, feature_names=names)
-            self.posterior_ = sampled.relabel("pivot")
-        self.converged_, self.n_iter_ = converged, outcome.trace.n_iter
+        assert outcome.draws is not None  # a method answers with one or the other
+        assert outcome.log_joint is not None
+        sampled = SampledPosterior(outcome.draws, outcome.log_joint, rows, feature_names=names)
+        return sampled.relabel("pivot")
+
+    def _adopt(self, outcome: Outcome, posterior: Posterior, prior: Belief) -> None:
+        for name in _FITTED:
+            self.__dict__.pop(name, None)
+        self.converged_, self.n_iter_ = outcome.trace.converged, outcome.trace.n_iter
         self.history_ = list(outcome.trace.records)
         self.elbo_ = self.lower_bound_ = outcome.elbo
         self.lower_bounds_ = [getattr(r, "elbo", float("nan")) for r in self.history_]
-        self._set_attributes()
+        self._keep(posterior, prior)
 
-    def _set_attributes(self) -> None:
-        """The parameters of the mean mixture and of the posterior, as arrays."""
-        self.mixture_ = self.posterior_.mean().to(device="cpu")
+    def _keep(self, posterior: Posterior, prior: Belief) -> None:
+        """Take over a posterior: its mean mixture and its parameters, as arrays."""
+        self.posterior_, self.prior_ = posterior, prior
+        self.mixture_ = posterior.mean().to(device="cpu")
         covariance = self.mixture_.covariance
         self.weights_ = self.mixture_.weights.numpy()
         self.means_ = self.mixture_.means.numpy()
         self.covariances_ = covariance.covariances().numpy()
         self.precisions_ = covariance.precisions().numpy()
         self.precisions_cholesky_ = covariance.precisions_cholesky().numpy()
-        held = np.cumsum(np.sort(self.weights_)[::-1])
-        self.n_effective_components_ = int(min(np.searchsorted(held, _HELD) + 1, len(held)))
-        self._predictive = self.posterior_.predictive()
-        self._set_prior_hyperparameters(self.prior_)
-        if isinstance(self.posterior_, VariationalPosterior):
-            self._set_hyperparameters(self.posterior_.belief)
+        self.n_effective_components_ = len(needed_components(self.weights_, _HELD))
+        self._predictive = posterior.predictive()
+        found = prior_attributes(prior)
+        if isinstance(posterior, VariationalPosterior):
+            found |= posterior_attributes(posterior.belief)
+        for name, value in found.items():
+            setattr(self, name, value)
 
-    def _set_hyperparameters(self, belief: Belief) -> None:
-        """scikit-learn's names for what a conjugate posterior is made of."""
-        if isinstance(belief.weights, DirichletWeights):
-            self.weight_concentration_: Any = belief.weights.concentration.cpu().numpy()
-        elif isinstance(belief.weights, StickBreakingWeights):
-            taken, left = belief.weights.taken.cpu().numpy(), belief.weights.left.cpu().numpy()
-            self.weight_concentration_ = np.append(taken, 1.0), np.append(left, 0.0)
-        components = belief.components
-        if isinstance(components, NormalWishartComponents):
-            kind, d = components.kind, components.loc.shape[-1]
-            self.mean_precision_ = components.mean_precision.cpu().numpy()
-            per_row = kind.block_counts(torch.ones(1), d).flatten()[0]
-            self.degrees_of_freedom_ = (components.precisions.degrees / per_row).cpu().numpy()
-
-    def _set_prior_hyperparameters(self, prior: Belief) -> None:
-        """scikit-learn's names for the settings of the prior, of its first component."""
-        if isinstance(prior.weights, DirichletWeights):
-            self.weight_concentration_prior_ = float(prior.weights.concentration[0])
-        elif isinstance(prior.weights, StickBreakingWeights) and prior.weights.left.numel():
-            self.weight_concentration_prior_ = float(prior.weights.left[0])
-        else:
-            self.weight_concentration_prior_ = self.weight_concentration_prior or 1.0
-        components = prior.components
-        self.mean_prior_ = components.loc[0].cpu().numpy()
-        if isinstance(components, NormalWishartComponents):
-            kind, d = components.kind, components.loc.shape[-1]
-            per_row = kind.block_counts(torch.ones(1), d).flatten()[0]
-            first = components.selected(torch.tensor([0], device=components.loc.device))
-            scale = first.precisions.scale.covariances() / per_row
-            self.covariance_prior_ = (scale[0] if kind.block_ndim else scale).cpu().numpy()
-            self.mean_precision_prior_ = float(components.mean_precision[0])
-            degrees = first.precisions.degrees.flatten()[0] / per_row
-            self.degrees_of_freedom_prior_ = float(degrees)
-
-    def _warn_of(self, outcome: Outcome, notes: list[str]) -> None:
-        for note in dict.fromkeys([*notes, *outcome.notes]):
-            warnings.warn(f"During the fit, {note}.", ConvergenceWarning, stacklevel=5)
-        if not self.converged_ and self.max_iter > 0:
-            how = "The fit was stopped early. " if outcome.interrupted else ""
-            warnings.warn(
-                f"{how}Best performing initialization did not converge. Try different init "
-                "parameters, or increase max_iter, tol, or check for degenerate data.",
+    def _warn_of(self, outcome: Outcome, notes: Sequence[str]) -> None:
+        for note in dict.fromkeys(notes):
+            warn(f"During the fit, {note}.", ConvergenceWarning)
+        if outcome.interrupted:
+            warn(
+                f"The fit was stopped early, after {self.n_iter_} iterations; this is the state "
+                "that it had.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
+        elif outcome.complaint:
+            warn(outcome.complaint, ConvergenceWarning)
 
     @available_if(_takes_batches)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take one more batch of a stream into the posterior, by one natural-gradient step.
 
-        The posterior speaks of all rows given so far, each of which is to be given once. Step t has
-        the size (t + delay)^(−forgetting), where t is the number of such batches so far, by rows.
-        The first batch scales the prior, unless one is given, and finds the start.
+        The posterior speaks of all rows given so far, those of :meth:`fit` included, each of which
+        is to be given once. Step t has the size (t + delay)^(−forgetting), where t is the number of
+        such batches so far, by rows. The first batch scales the prior, unless one is given, and
+        finds the start.
 
         Parameters
         ----------
@@ -576,31 +499,55 @@ degrees_of_freedom_prior_ : float or ndarray
         Returns
         -------
         self
+
+        Raises
+        ------
+        InputError
+            For rows or weights that cannot be used, and when the number of components, the
+            covariance structure or the way of inference has changed since the last batch.
         """
         method = self._method()
         assert isinstance(method, SVI)  # else there is no such method
         seen = self.__dict__.get("_rows_seen", 0.0)
         batch = self._checked(X, sample_weight, reset=not seen)
-        last = self.__dict__.get("posterior_") if seen else None
-        if isinstance(last, VariationalPosterior):
-            prior = self.prior_
-            belief, value = streaming_step(batch, last.belief, prior, seen, method)
-            history = self.history_
+        if seen:
+            prior, history = self.prior_, self.history_
+            last = self._last_of_stream(prior)
+            belief, value = streaming_step(batch, last, prior, seen, method)
         else:
             prior, history = self._prior(batch), []
             rng = check_random_state(self.random_state)
-            belief = self._starts(batch, prior, method, rng)[0][0]
+            belief = self._starts(batch, prior, method, rng)[0][0].in_order(prior)
             value = float(elbo(batch, belief, prior))
-        trace = Trace(kind=ELBORecord, records=list(history), value=self._last_bound(history))
+        previous = history[-1].elbo if history else -np.inf
+        trace = Trace(kind=ELBORecord, records=list(history), value=previous)
         trace.record(value, False)
         trace.converged = True
-        self._adopt(Outcome(value, trace, False, belief), prior, None)
+        # Of the rows so far only this batch is at hand: how its components overlap is kept, for it
+        # tells whether intervals are too narrow.
+        of_batch = VariationalPosterior(belief, prior, batch)
+        names = getattr(self, "feature_names_in_", None)
+        posterior = VariationalPosterior(belief, prior, doubt=of_batch.doubt, feature_names=names)
+        self._adopt(Outcome(value, trace, False, belief), posterior, prior)
         self._rows_seen = seen + batch.total_weight
         return self
 
-    @staticmethod
-    def _last_bound(history: list[Any]) -> float:
-        return history[-1].elbo if history else -np.inf
+    def _last_of_stream(self, prior: Belief) -> Belief:
+        """The belief that a stream goes on from."""
+        posterior = self.posterior_
+        if not isinstance(posterior, VariationalPosterior):
+            raise InputError(
+                "partial_fit goes on from a variational fit, and this one is sampled; fit with "
+                'inference="svi" first.'
+            )
+        asked = (self.n_components, self.covariance_type)
+        known = (posterior.n_components, posterior.kind.name)
+        if asked != known or not _alike(posterior.belief, prior):
+            raise InputError(
+                f"partial_fit goes on with {known[0]} components and covariance_type={known[1]!r}, "
+                f"and now {asked[0]} and {asked[1]!r} are asked for; fit anew, or take a clone."
+            )
+        return posterior.belief
 
     def prune(self, keep: float = _HELD) -> Self:
         """Fit again with the fewest components that hold ``keep`` of the weight.
@@ -618,6 +565,12 @@ degrees_of_freedom_prior_ : float or ndarray
         BayesianGaussianMixture
             A new estimator; this one stays as it is.
 
+        Raises
+        ------
+        InputError
+            For draws of a sampler, a posterior without its rows, and a prior that tells components
+            apart.
+
         Examples
         --------
         >>> from mogul import BayesianGaussianMixture, datasets
@@ -627,35 +580,9 @@ degrees_of_freedom_prior_ : float or ndarray
         (2, 2)
         """
         check_is_fitted(self, "posterior_")
-        if not 0 < keep <= 1:
+        if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < float(keep) <= 1:
             raise InputError(f"keep must be above 0 and at most 1; got {keep!r}.")
-        if not isinstance(self.posterior_, VariationalPosterior) or self.posterior_.rows is None:
-            raise InputError(
-                "prune goes on with coordinate ascent from a variational fit and its rows; fit "
-                'with inference="cavi" first.'
-            )
-        order = np.argsort(-self.weights_, kind="stable")
-        n_kept = int(np.searchsorted(np.cumsum(self.weights_[order]), keep - 1e-12) + 1)
-        kept = torch.from_numpy(np.sort(order[:n_kept]))
-        return self._fitted_to(kept, self.posterior_)
-
-    def _fitted_to(self, kept: Tensor, posterior: VariationalPosterior) -> Self:
-        rows = posterior.rows
-        assert rows is not None  # prune has asked
-        model = clone(self).set_params(n_components=len(kept), inference="cavi")
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_
-        prior = Belief(
-            posterior.prior.weights.selected(kept), posterior.prior.components.selected(kept)
-        )
-        start = posterior.belief.surrogate()[0].select(kept)
-        rng = check_random_state(self.random_state)
-        model._infer(rows, prior, [begin(rows, prior, start)], METHODS["cavi"](), rng, [])
-        gone = [k for k in range(self.n_components) if k not in set(kept.tolist())]
-        removed = [(k, float(self.weights_[k])) for k in gone]
-        model.pruned_ = PruningReport(removed, self.n_components, self.elbo_, model.elbo_)
-        return model
+        return pruned(self, float(keep))
 
     # --- densities of rows --------------------------------------------------------------------
 
@@ -682,18 +609,22 @@ degrees_of_freedom_prior_ : float or ndarray
         Returns
         -------
         ndarray, shape (N,), or (N, n) when ``distribution``
+
+        Warns
+        -----
+        MeanFieldWarning
+            When components overlap, so that the densities of draws differ too little.
         """
         values = self._values(X)
         if distribution and plug_in:
             raise InputError("plug_in is one density and distribution many; ask for one of them.")
         if distribution:
-            draws = self.posterior_.sample(n, seed=self._seed())
+            draws = self._drawn(check_count(n, "n"))
             columns = [kernels.log_prob(values, draws[i]) for i in range(len(draws))]
-            return torch.stack(columns, -1).cpu().numpy()
+            return _array(torch.stack(columns, -1))
         if plug_in:
-            mixture = self.mixture_.to(device=values.device)
-            return kernels.log_prob(values, mixture).cpu().numpy()
-        return self._predictive.log_prob(values).cpu().numpy()
+            return _array(kernels.log_prob(values, self.mixture_.to(device=values.device)))
+        return _array(self._predictive.log_prob(values))
 
     def prob(
         self, X: Any, distribution: bool = False, n: int = 1000, *, plug_in: bool = False
@@ -716,17 +647,21 @@ degrees_of_freedom_prior_ : float or ndarray
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row; (N,), counted from 0."""
         values = self._values(X)
-        return self._predictive.predict(values).cpu().numpy()
+        return _array(self._predictive.predict(values))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each component for each row, averaged over the posterior; (N, K)."""
         values = self._values(X)
-        return self._predictive.responsibilities(values).cpu().numpy()
+        return _array(self._predictive.responsibilities(values))
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw new rows and the components they are from, sorted by component.
 
         Each row has parameters of its own, drawn from the posterior.
+
+        Parameters
+        ----------
+        n_samples : int, default 1
 
         Returns
         -------
@@ -743,19 +678,26 @@ degrees_of_freedom_prior_ : float or ndarray
         generator = self._generator(predictive.means.device)
         rows, labels = predictive.sample_with_labels((n_samples,), generator=generator)
         order = labels.argsort(stable=True)
-        return rows[order].cpu().numpy(), labels[order].cpu().numpy()
+        return _array(rows[order]), _array(labels[order])
 
     def predictive_sample(self, n: int = 1000) -> np.ndarray:
         """New rows drawn from the posterior predictive distribution, in random order; (n, D)."""
         check_is_fitted(self, "posterior_")
         predictive = self._predictive
-        return predictive.sample((n,), generator=self._generator(predictive.means.device)).numpy()
+        generator = self._generator(predictive.means.device)
+        return _array(predictive.sample((check_count(n, "n"),), generator=generator))
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
 
     def _generator(self, device: torch.device) -> torch.Generator:
         return torch.Generator(device=device).manual_seed(self._seed())
+
+    def _drawn(self, n: int) -> Mixture:
+        """Draws of the posterior, with a warning where they are too much alike."""
+        if isinstance(self.posterior_, VariationalPosterior):
+            self.posterior_.warn_if_narrow()
+        return self.posterior_.sample(n, seed=self._seed())
 
     # --- ProbFlow's verbs ---------------------------------------------------------------------
 
@@ -774,11 +716,31 @@ degrees_of_freedom_prior_ : float or ndarray
         check_is_fitted(self, "posterior_")
         return _by_name(params, lambda name: _array(self.posterior_.expectation(name)))
 
-    def posterior_sample(self, params: str | Sequence[str] | None = None, n: int = 10_000) -> Any:
-        """Draws of parameters, (n, *shape); as :meth:`posterior_mean`."""
+    def posterior_sample(
+        self, params: str | Sequence[str] | None = None, n: int | None = None
+    ) -> Any:
+        """Draws of parameters, (n, *shape); as :meth:`posterior_mean`.
+
+        Parameters
+        ----------
+        params : str or sequence of str, optional
+        n : int, optional
+            By default 10,000, or all that a sampler kept when these are fewer.
+
+        Warns
+        -----
+        MeanFieldWarning
+            When components overlap, so that the draws of a mean-field posterior are too near one
+            another.
+        """
         check_is_fitted(self, "posterior_")
-        draws = self.posterior_.sample(n, seed=self._seed())
-        return _by_name(params, lambda name: _array(quantity(name, self._kind).of(draws)))
+        kept = self.posterior_.n_kept or _DRAWS
+        draws = self._drawn(min(kept, _DRAWS) if n is None else check_count(n, "n"))
+        return _by_name(params, lambda name: _array(quantity(name, self._fitted_kind).of(draws)))
+
+    @property
+    def _fitted_kind(self) -> type[Covariance]:
+        return self.posterior_.kind
 
     def posterior_ci(
         self,
@@ -800,22 +762,35 @@ degrees_of_freedom_prior_ : float or ndarray
         Returns
         -------
         (lower, upper), ndarrays, or a dictionary of such pairs unless ``params`` is one name
+
+        Raises
+        ------
+        InputError
+            When ``ci`` is no probability, or draws of a sampler are to be corrected.
+        NotConvergedError
+            When linear response is asked of a fit that is not at its optimum.
+
+        Warns
+        -----
+        MeanFieldWarning
+            When components overlap and no correction is asked for.
         """
         check_is_fitted(self, "posterior_")
+        level = check_level(ci, "ci")
 
         def ends(name: str) -> tuple[np.ndarray, np.ndarray]:
-            found = _array(self.posterior_.interval(name, ci, correction))
+            found = _array(self.posterior_.interval(name, level, correction))
             return found[..., 0], found[..., 1]
 
         return _by_name(params, ends)
 
-    def prior_sample(self, params: str | Sequence[str] | None = None, n: int = 10_000) -> Any:
+    def prior_sample(self, params: str | Sequence[str] | None = None, n: int = _DRAWS) -> Any:
         """Draws of parameters from the prior, (n, *shape); as :meth:`posterior_mean`."""
         check_is_fitted(self, "posterior_")
         generator = self._generator(self.prior_.components.loc.device)
         with torch.no_grad():
-            draws = self.prior_.sample((n,), generator=generator)
-        return _by_name(params, lambda name: _array(quantity(name, self._kind).of(draws)))
+            draws = self.prior_.sample((check_count(n, "n"),), generator=generator)
+        return _by_name(params, lambda name: _array(quantity(name, self._fitted_kind).of(draws)))
 
     def posterior_plot(
         self,
@@ -824,31 +799,60 @@ degrees_of_freedom_prior_ : float or ndarray
         ci: float = 0.95,
         correction: str = "none",
         prior: bool = True,
+        features: Sequence[int | str] | None = None,
     ) -> Any:
         """Draw the posterior of parameters, and the prior dashed; see ``mogul.plot.posterior``.
+
+        Parameters
+        ----------
+        params : str or sequence of str, optional
+        ci : float, default 0.95
+            The probability of the interval that is filled; 0 for none.
+        correction : {"none", "linear_response"}, default "none"
+        prior : bool, default True
+        features : sequence of int or str, optional
+            Whose panels to draw, by position or name.
 
         Returns
         -------
         ndarray of Axes, or a dictionary of them unless ``params`` is one name
         """
         check_is_fitted(self, "posterior_")
-        settings = {"level": ci, "correction": correction}
         before = self.prior_ if prior else None
 
         def drawn(name: str) -> Any:
-            return _plots().posterior(self.posterior_, name, prior=before, **settings)
+            return _plots().posterior(
+                self.posterior_,
+                name,
+                prior=before,
+                level=ci,
+                correction=correction,
+                features=features,
+            )
 
         return _by_name(params, drawn)
 
-    def prior_plot(self, params: str | Sequence[str] | None = None, *, ci: float = 0.95) -> Any:
-        """Draw the prior of parameters, with every setting filled in; as :meth:`posterior_plot`."""
+    def prior_plot(
+        self,
+        params: str | Sequence[str] | None = None,
+        *,
+        ci: float = 0.95,
+        features: Sequence[int | str] | None = None,
+    ) -> Any:
+        """Draw the prior of parameters, with every setting filled in; as :meth:`posterior_plot`.
+
+        One curve where all components are believed the same, else one for each.
+        """
         check_is_fitted(self, "posterior_")
         names = getattr(self, "feature_names_in_", None)
-        features = None if names is None else list(names)
 
         def drawn(name: str) -> Any:
             return _plots().posterior(
-                self.prior_, name, level=ci, components=[0], feature_names=features
+                self.prior_,
+                name,
+                level=ci,
+                feature_names=None if names is None else list(names),
+                features=features,
             )
 
         return _by_name(params, drawn)
@@ -860,63 +864,29 @@ degrees_of_freedom_prior_ : float or ndarray
 
         The rows are not part of it: ``posterior_.with_rows(X)`` gives them back, for linear
         response and diagnostics.
+
+        Raises
+        ------
+        InputError
+            When prior or inference are objects of another library's or the user's classes.
         """
         check_is_fitted(self, "posterior_")
-        posterior, tensors = self.posterior_.to_state()
-        prior, more = belief_to_state(self.prior_, "prior")
-        params = self.get_params()
-        kept = {name: params[name] for name in params if name not in _NOT_SAVED}
-        seed = params["random_state"]
-        header = {
-            "params": {name: settings_to_state(value) for name, value in kept.items()},
-            "random_state": seed if is_plain(seed) else None,
-            "posterior_kind": type(self.posterior_).__name__,
-            "posterior": posterior,
-            "prior": prior,
-            "converged": bool(self.converged_),
-            "n_iter": int(self.n_iter_),
-            "elbo": finite_or_none(self.elbo_),
-        }
-        bounds = torch.tensor(self.lower_bounds_, dtype=torch.float64)
-        return header, {**tensors, **more, "lower_bounds_": bounds}
+        return to_state(self)
 
     @classmethod
     def from_state(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Rebuild what :meth:`to_state` took apart; scores are bit-equal."""
-        params = {k: settings_from_state(v, _SETTINGS) for k, v in header["params"].items()}
-        model = cls(**params, random_state=header["random_state"])
-        kind = _POSTERIORS[header["posterior_kind"]]
-        model.posterior_ = kind.from_state(header["posterior"], tensors)
-        model.prior_ = belief_from_state(header["prior"], tensors, "prior")
-        names = model.posterior_.feature_names
-        model.n_features_in_ = model.prior_.components.loc.shape[-1]
-        if names is not None:
-            model.feature_names_in_ = np.asarray(names, dtype=object)
-        model.converged_, model.n_iter_ = header["converged"], header["n_iter"]
-        bound = header["elbo"]
-        model.elbo_ = model.lower_bound_ = float("nan") if bound is None else bound
-        model.lower_bounds_, model.history_ = tensors["lower_bounds_"].tolist(), []
-        model._set_attributes()
-        return model
+        return from_state(cls, header, tensors)
 
 
-_NOT_SAVED = ("random_state", "callbacks", "device", "warm_start")
-_SETTINGS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        Dirichlet,
-        DirichletProcess,
-        IndependentNormalGamma,
-        NormalGamma,
-        NormalWishart,
-        *METHODS.values(),
+def _alike(one: Belief, other: Belief) -> bool:
+    """Whether two beliefs are of the same family and of mixtures of the same form."""
+    return (
+        one.components.loc.shape == other.components.loc.shape
+        and one.components.kind is other.components.kind
+        and type(one.components) is type(other.components)
+        and type(one.weights) is type(other.weights)
     )
-}
-"""Settings objects that a file may name."""
-_POSTERIORS: dict[str, type[VariationalPosterior] | type[SampledPosterior]] = {
-    "VariationalPosterior": VariationalPosterior,
-    "SampledPosterior": SampledPosterior,
-}
 
 
 def _plots() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -18,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mogul import kernels
+from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
 from mogul.errors import InputError, RepairWarning
@@ -253,7 +253,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         rows = as_rows(array, weight, device)
         names = getattr(self, "feature_names_in_", None)
         consequence = "its variance is reg_covar alone and the likelihood means little"
-        warn_of_constant_columns(rows, names, consequence, stacklevel=4)
+        warn_of_constant_columns(rows, names, consequence)
         with Observers(self) as observers:
             fit = fit_mixture(
                 rows,
@@ -317,19 +317,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _warn_of(self, fit: Fit) -> None:
         if fit.notes:
-            warnings.warn(
+            warn(
                 f"During the fit, {'; '.join(dict.fromkeys(fit.notes))}. Fewer components or a "
                 "larger reg_covar may describe the data better.",
                 RepairWarning,
-                stacklevel=5,
             )
         if not self.converged_ and self.max_iter > 0:
             how = "The fit was stopped early. " if fit.interrupted else ""
-            warnings.warn(
+            warn(
                 f"{how}Best performing initialization did not converge. Try different init "
                 "parameters, or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     # --- parameters and the mixture -------------------------------------------------------------

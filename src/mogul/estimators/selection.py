@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -13,6 +12,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
+from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.errors import DegenerateFitError, InputError, SpikeWarning, UnknownNameError
 from mogul.estimators._inputs import as_rows, check_sample_weight, validated
@@ -173,11 +173,10 @@ def select(
     if table[0].fit is None:
         raise DegenerateFitError("Every candidate collapsed; try fewer components.")
     if table[0].excluded:
-        warnings.warn(
+        warn(
             f"Every candidate has a component at the rounding of the data ({table[0].excluded}); "
             "the ranking means little. Try fewer components, or drop columns with few values.",
             SpikeWarning,
-            stacklevel=2,
         )
     return SelectionResult(_estimator(table[0], rows, array.dtype, names), table, criterion)
 
