@@ -13,11 +13,36 @@ from mogul.errors import InputError
 if TYPE_CHECKING:
     from mogul import BayesianGaussianMixture
     from mogul.data import Table
+    from mogul.posterior import VariationalPosterior
 
-__all__ = ["fit_posterior", "intervals", "print_posterior"]
+__all__ = ["fit_posterior", "inference_settings", "intervals", "print_posterior"]
 
 _MOST_FEATURES = 8
 """More intervals side by side do not fit a line."""
+_QUICK = 2e10
+"""Rows times squared coordinates up to which linear response is a matter of seconds. Beyond, it is
+asked for where components overlap, so that it makes a difference."""
+
+
+def inference_settings(inference: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an estimator, with ``max_iter`` put where the way of inference has it."""
+    if inference is None or inference == "cavi":
+        return settings
+    for name in ("tol", "acceleration"):
+        if name in settings:
+            raise InputError(f"--{name} is of cavi, and --inference is {inference}; leave it out.")
+    from mogul.infer import SVI, AdamVI, Gibbs
+
+    if "max_iter" not in settings:
+        return {**settings, "inference": inference}
+    n: int = settings["max_iter"]
+    methods = {
+        "svi": SVI(passes=n),
+        "vi-adam": AdamVI(epochs=n),
+        "gibbs": Gibbs(draws=n, warmup=max(n // 2, 1)),
+    }
+    rest = {name: value for name, value in settings.items() if name != "max_iter"}
+    return {**rest, "inference": methods[inference]}
 
 
 def fit_posterior(
@@ -31,7 +56,8 @@ def fit_posterior(
     """Fit, print and save; of several structures the one of the highest bound."""
     import mogul
 
-    if len(kinds) > 1 and settings.get("inference") == "gibbs":
+    sampled = _name_of(settings.get("inference", "cavi")) == "gibbs"
+    if len(kinds) > 1 and sampled:
         raise InputError("A sampler has no bound to choose a covariance type by; give one with -c.")
     models = [
         mogul.BayesianGaussianMixture(n_components, covariance_type=kind, **settings).fit(
@@ -63,10 +89,21 @@ def _bound(model: BayesianGaussianMixture) -> str:
     return f"{model.elbo_:.6f} nats" if model.elbo_ == model.elbo_ else "none, for a sampler"
 
 
+def _name_of(inference: Any) -> str:
+    return inference if isinstance(inference, str) else inference.name
+
+
 def _inference(model: BayesianGaussianMixture) -> str:
-    method = model.inference if isinstance(model.inference, str) else model.inference.name
+    from mogul.posterior import SampledPosterior
+
+    name, posterior = _name_of(model.inference), model.posterior_
+    if isinstance(posterior, SampledPosterior):
+        chains, draws = posterior.draws.batch_shape
+        agree = "agree" if model.converged_ else "do not agree"
+        return f"{name}, {chains} chains of {draws} draws {agree} (R̂ {posterior.r_hat():.3f})"
     state = "converged" if model.converged_ else "not converged"
-    return f"{method}, {state} after {model.n_iter_} iterations"
+    one, many = ("iteration", "iterations") if name == "cavi" else ("pass", "passes")
+    return f"{name}, {state} after {model.n_iter_} {one if model.n_iter_ == 1 else many}"
 
 
 def _print_choice(models: Sequence[BayesianGaussianMixture], best: BayesianGaussianMixture) -> None:
@@ -125,19 +162,29 @@ def _correction(model: BayesianGaussianMixture) -> str:
     posterior = model.posterior_
     if not isinstance(posterior, VariationalPosterior):
         return "none"
+    if not posterior.is_narrow and _work(posterior) > _QUICK:
+        return "none"
     try:
         for name in ("weights", "means"):
             posterior.std(name, "linear_response")
     except MogulError as error:
-        note(f"Intervals are those of mean field, not corrected: {error}")
+        if posterior.is_narrow:  # else a correction would change little
+            note(f"Intervals are those of mean field, not corrected: {error}")
         return "none"
     return "linear_response"
 
 
-def _uncorrected(model: BayesianGaussianMixture) -> str:
-    from mogul.posterior import SampledPosterior
+def _work(posterior: VariationalPosterior) -> float:
+    n_rows = 0 if posterior.rows is None else posterior.rows.n_rows
+    return float(n_rows) * posterior.belief.encode(posterior.belief).numel() ** 2
 
-    return "of draws" if isinstance(model.posterior_, SampledPosterior) else "mean field"
+
+def _uncorrected(model: BayesianGaussianMixture) -> str:
+    from mogul.posterior import VariationalPosterior
+
+    if not isinstance(model.posterior_, VariationalPosterior):
+        return "of draws"
+    return "mean field" if model.posterior_.is_narrow else "mean field; components are apart"
 
 
 def _features(model: BayesianGaussianMixture) -> list[str]:

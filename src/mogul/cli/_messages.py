@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,13 +19,30 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    print(f"note: {_one_line(text)}", file=sys.stderr, flush=True)
+    print(f"note: {_in_shell_words(_one_line(text))}", file=sys.stderr, flush=True)
+
+
+_SHELL_WORDS = [
+    (r'ask for intervals with correction="linear_response", or fit', "fit"),
+    (r'inference="([\w-]+)"', r"--inference \1"),
+    (r"by inference=(?:SVI|AdamVI)\([^)]*\)", "by a larger --max-iter"),
+    (r"by inference=Gibbs\(.*?draws=(\d+)\)", r"by --max-iter \1"),
+    (r"(?<!['\w-])(max_iter|reg_covar|n_init|tol)(?!['\w])", r"--\1"),
+    (r"\brandom_state\b", "--seed"),
+]
+
+
+def _in_shell_words(text: str) -> str:
+    """Settings by the names that the command line has for them."""
+    for pattern, words in _SHELL_WORDS:
+        text = re.sub(pattern, words, text)
+    return re.sub(r"--(max|reg|n)_(\w+)", r"--\1-\2", text)
 
 
 def sentence(error: Exception) -> str | None:
     """One line for an error that the user can do something about, None for any other."""
     if isinstance(error, MogulError):
-        return _one_line(str(error))
+        return _in_shell_words(_one_line(str(error)))
     if isinstance(error, OSError):
         said = error.strerror or str(error) or type(error).__name__
         return _one_line(f"{error.filename}: {said}." if error.filename else f"{said}.")

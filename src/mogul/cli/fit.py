@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mogul.cli._arguments import ColumnsOption, DataArgument, SeedOption, names, table_rows
-from mogul.cli._bayes import fit_posterior
+from mogul.cli._bayes import fit_posterior, inference_settings
 from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_mixture, print_saved, print_table_facts
 from mogul.errors import InputError
@@ -80,16 +80,21 @@ StartsOption = Annotated[
 TolOption = Annotated[
     float | None,
     typer.Option(
-        help="Stop when a step gains less, in nats a row; with --bayes, of all rows. One model "
-        "only."
+        help="Stop when a step gains less, in nats a row; with --bayes, of all rows, by cavi. One "
+        "model only."
     ),
 ]
 IterationsOption = Annotated[
-    int | None, typer.Option(min=1, help="The most iterations. One model only.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="The most iterations; passes of svi and vi-adam, draws of each chain of gibbs. One "
+        "model only.",
+    ),
 ]
 FloorOption = Annotated[float | None, typer.Option(help="Added to every variance. One model only.")]
 AccelerationOption = Annotated[
-    Acceleration | None, typer.Option(help="How to speed EM up. One model only.")
+    Acceleration | None, typer.Option(help="How to speed EM or cavi up. One model only.")
 ]
 
 
@@ -134,9 +139,9 @@ def fit(
         _check_destination(out)
     if bayes:
         _refuse_with_bayes(criterion)
-        method = _given(inference=inference and inference.value)
+        asked = inference_settings(inference and inference.value, settings)
         table = _read(data, columns, weight_column)
-        fit_posterior(data, table, sizes[-1], kinds, {**settings, **method}, out)
+        fit_posterior(data, table, sizes[-1], kinds, asked, out)
         return
     if inference is not None:
         raise InputError("--inference says how to find a posterior; add --bayes.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,11 +71,16 @@ def convergence(history: Sequence[Record], *, ax: Axes | None = None) -> Axes:
     >>> plot.convergence(history).get_xlabel()
     'iteration'
     """
-    finite = [r for r in history if np.isfinite(_value(r))]
+    records = list(history) if isinstance(history, Iterable) else [history]
+    if any(not hasattr(r, "iteration") for r in records):
+        raise InputError(
+            f"Expected the records of a fit, an estimator's history_; got {type(history).__name__}."
+        )
+    finite = [r for r in records if np.isfinite(_value(r))]
     if not finite:
-        raise InputError(f"None of {len(history)} iterations has a finite value to draw.")
+        raise InputError(f"None of {len(records)} iterations has a finite value to draw.")
     ax = own_axes(ax, _SIZE)
-    entries = [_draw_curve(ax, finite), *_draw_accelerated(ax, finite), *_draw_events(ax, history)]
+    entries = [_draw_curve(ax, finite), *_draw_accelerated(ax, finite), *_draw_events(ax, records)]
     bound = hasattr(finite[0], "elbo")
     what = "evidence lower bound (nats)" if bound else "mean log-likelihood per row (nats)"
     ax.set(xlabel="iteration", ylabel=what)

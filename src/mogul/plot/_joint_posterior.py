@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
+from mogul._checks import check_level
 from mogul.errors import InputError, MeanFieldWarning
+from mogul.plot._beliefs import checked_names, checked_posterior
 from mogul.plot._style import (
     BARS,
     COLOURS,
@@ -24,7 +27,7 @@ from mogul.plot._style import (
     shares,
     tidy,
 )
-from mogul.posterior import Posterior, SampledPosterior
+from mogul.posterior import Posterior
 
 _SIZE = (5.4, 4.6)
 _DRAWS = 1000
@@ -69,17 +72,20 @@ def joint_posterior(
     >>> plot.joint_posterior(model.posterior_).get_xlabel()
     'mean of eruption_minutes, component 0'
     """
-    means = posterior.expectation("means").detach().cpu().numpy()
+    means = checked_posterior(posterior).expectation("means").detach().cpu().numpy()
+    names = checked_names(posterior, feature_names)
     places = [_check(place, means.shape) for place in (first, second)]
     if places[0] == places[1]:
         raise InputError(f"Two different means are needed; got {first} twice.")
-    if not all(0 < c < 1 for c in coverage):
-        raise InputError("Coverages must lie strictly between 0 and 1.")
+    coverage = [check_level(c, "A coverage") for c in np.atleast_1d(np.asarray(coverage, object))]
+    if not coverage:
+        raise InputError("Give at least one coverage, 0.95 say.")
     index = [k * means.shape[1] + d for k, d in places]
     centre = means.ravel()[index]
     covariance = _covariance(posterior, index, correction)
     ax = own_axes(ax, _SIZE)
-    drawn = posterior.draw("means", _n_draws(posterior)).cpu().numpy()
+    n_draws = min(_DRAWS, posterior.n_kept or _DRAWS)
+    drawn = posterior.draw("means", n_draws).cpu().numpy()
     drawn = drawn.reshape(len(drawn), -1)[:, index]
     (points,) = ax.plot(
         *drawn.T, linestyle="", marker=".", markersize=3, color=BARS, alpha=0.5, gid="draws"
@@ -97,13 +103,18 @@ def joint_posterior(
         _draw_ellipses(ax, centre, narrow, coverage, ":", INK, "own ellipse")
         entries[1] = (entries[1][0], f"{entries[1][1]}, by linear response")
         entries.append((Line2D([], [], color=INK, linestyle=":"), "those of mean field alone"))
-    _finish(ax, places, centre, covariance, _names(posterior, feature_names, means.shape[1]))
+    _finish(ax, places, centre, covariance, names)
     legend(ax, entries, letters=60)
     return ax
 
 
-def _check(place: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
-    k, d = place
+def _check(place: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    pair = list(place) if isinstance(place, Iterable) else [place]
+    if len(pair) != 2 or any(not isinstance(one, Integral) for one in pair):
+        raise InputError(
+            f"A mean is named by two numbers, its component and its feature; got {place!r}."
+        )
+    k, d = pair
     if not (0 <= k < shape[0] and 0 <= d < shape[1]):
         raise InputError(
             f"There is no mean at component {k}, feature {d}; there are {shape[0]} components and "
@@ -115,16 +126,6 @@ def _check(place: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
 def _covariance(posterior: Posterior, index: list[int], correction: str) -> np.ndarray:
     whole = posterior.covariance("means", correction).detach().cpu().numpy()
     return whole[np.ix_(index, index)]
-
-
-def _n_draws(posterior: Posterior) -> int:
-    if isinstance(posterior, SampledPosterior):
-        return min(_DRAWS, posterior.draws.batch_shape.numel())
-    return _DRAWS
-
-
-def _names(posterior: Posterior, given: Sequence[str] | None, n_features: int) -> Sequence[str]:
-    return given or posterior.feature_names or [f"feature {i}" for i in range(n_features)]
 
 
 def _draw_ellipses(

@@ -15,8 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from mogul._checks import check_level
 from mogul.beliefs import Belief
 from mogul.errors import InputError
+from mogul.plot._beliefs import checked_names, checked_posterior, checked_prior, positions
 from mogul.plot._style import (
     BARS,
     COLOURS,
@@ -28,15 +30,18 @@ from mogul.plot._style import (
     round_of_colours,
     tidy,
 )
-from mogul.posterior import Posterior, SampledPosterior, VariationalPosterior
+from mogul.posterior import Posterior, VariationalPosterior
+from mogul.posterior.base import needed_components
 from mogul.posterior.quantities import quantity
 
 _MOST_PANELS = 12
 """A figure of more panels is not read; of a large matrix the diagonal is drawn."""
+_HELD = 0.99
 _MOST_CURVES = 12
 """Components whose curves are drawn, the heaviest first: more would hide one another."""
 _PANEL = (3.6, 2.6)
 """Inches of a panel."""
+_OF_WEIGHTS = ("weights", "log_weights")
 _TAIL = 5e-4
 """The probability in each tail that a curve leaves out."""
 _POINTS = 161
@@ -47,6 +52,9 @@ _LEAST_HEIGHT = 5e-3
 """Of its peak: where a curve is lower it is left out of the view, or the tail of a prior without
 moments would press all else against the axis."""
 
+_EDGE = 0.02
+"""Of the view: nearer to its ends a density that grows without limit leaves the picture."""
+
 
 @dataclass(frozen=True)
 class _Curve:
@@ -55,6 +63,24 @@ class _Curve:
     x: np.ndarray
     height: np.ndarray
     ends: tuple[float, float]
+
+    @property
+    def _at_edge(self) -> bool:
+        """Whether it is highest at an end of its range, where it may grow without limit."""
+        return int(self.height.argmax()) in (0, len(self.height) - 1)
+
+    def seen(self) -> np.ndarray:
+        """The points that the view is to show."""
+        if self._at_edge:
+            return self.x
+        return self.x[self.height >= _LEAST_HEIGHT * self.height.max()]
+
+    def top(self, low: float, high: float) -> float:
+        """The height that the view is to show, from ``low`` to ``high``."""
+        margin = _EDGE * (high - low)
+        inside = (self.x >= low + margin) & (self.x <= high - margin)
+        cut = self._at_edge and bool(inside.any())
+        return float(self.height[inside].max() if cut else self.height.max())
 
 
 def posterior(
@@ -65,6 +91,7 @@ def posterior(
     level: float = 0.95,
     correction: str = "none",
     components: Sequence[int] | None = None,
+    features: Sequence[int | str] | None = None,
     feature_names: Sequence[str] | None = None,
     axes: Any = None,
 ) -> np.ndarray:
@@ -80,11 +107,14 @@ def posterior(
     prior : Belief, optional
         Whose density is drawn for comparison, dashed, where it reaches into the picture.
     level : float, default 0.95
-        The probability of the interval that is filled.
+        The probability of the interval that is filled; 0 for none.
     correction : {"none", "linear_response"}, default "none"
         As for ``Posterior.interval``; with "linear_response" mean field's own curve is dotted.
     components : sequence of int, optional
-        Whose curves to draw, by default the 12 heaviest.
+        Whose curves to draw: by default those that hold 99 % of the weight, at most 12; of a belief
+        that has all components the same, as most priors, the first.
+    features : int, str or sequence of them, optional
+        Whose panels to draw, by position or name; all by default.
     feature_names : sequence of D strings, optional
     axes : array of matplotlib Axes, optional
         Where to draw, one for each panel; by default on a new figure.
@@ -100,64 +130,78 @@ def posterior(
     >>> plot.posterior(model.posterior_, "means", prior=model.prior_).shape
     (2,)
     """
+    alike = isinstance(beliefs, Belief) and _are_alike(beliefs, name)
     if isinstance(beliefs, Belief):
         beliefs = VariationalPosterior(beliefs, beliefs)
-    if not isinstance(beliefs, Posterior):
-        raise InputError(
-            f"Expected a posterior or a belief; got {type(beliefs).__name__} (an estimator's is "
-            "its posterior_)."
-        )
-    interval = beliefs.interval(name, level, correction).detach().cpu().numpy()
-    shape = interval.shape[:-1]
+    checked_posterior(beliefs)
+    checked_prior(prior)
+    level = 0.0 if level == 0 else check_level(level)
+    names = checked_names(beliefs, feature_names)
+    shape = beliefs.expectation(name).shape
     counted = quantity(name, beliefs.kind).counts_components(beliefs.kind)
-    chosen = _components(beliefs, components) if counted else [None]
-    panels = _panels(shape[1:] if counted else shape, name)
+    given = [0] if alike and components is None else components
+    chosen = _components(beliefs, given) if counted else [None]
+    wanted = None if features is None else positions(features, names)
+    panels = _panels(shape[1:] if counted else shape, name, wanted)
     grid = _grid(axes, len(panels))
-    names = _names(beliefs, feature_names, panels)
-    sources = [(beliefs, correction)]
+    beliefs.std(name, correction)  # warns where it is too narrow
+    curves = [_curves(beliefs, name, level, correction)]
     if correction != "none":
-        sources.append((beliefs, "none"))
-    curves = [_curves(source, name, level, how) for source, how in sources]
+        curves.append(_curves(beliefs, name, level, "none"))
     before = None if prior is None else _prior_curves(prior, name, level)
-    for ax, panel, words in zip(grid, panels, names, strict=True):
+    titles = [_title(name, " and ".join(dict.fromkeys(names[i] for i in p))) for p in panels]
+    for ax, panel, title in zip(grid, panels, titles, strict=True):
         at = [panel if k is None else (k, *panel) for k in chosen]
         _draw(ax, [curves[0][i] for i in at], chosen)
         for own in curves[1:]:
             _outline(ax, [own[i] for i in at], chosen)
         if before is not None:
             _draw_prior(ax, [before[i] for i in at])
-        ax.set_xlabel(plain(_title(name, words)))
+        ax.set_xlabel(plain(title))
         tidy(ax)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
-    _say(grid[0], chosen, level, correction, before is not None)
+    named = [] if alike and components is None else [k for k in chosen if k is not None]
+    _say(grid[0], named, level, correction, before is not None)
     return grid
+
+
+def _are_alike(belief: Belief, name: str) -> bool:
+    """Whether a belief has all components the same in some quantity."""
+    mean = quantity(name, belief.components.kind).mean(belief)
+    known = bool((mean == mean[:1]).all())
+    return known and (name in _OF_WEIGHTS or belief.components.exchangeable)
 
 
 def _components(beliefs: Posterior, given: Sequence[int] | None) -> Sequence[int | None]:
     weights = beliefs.mean().weights.detach().cpu().numpy()
     if given is None:
-        heaviest = np.argsort(-weights, kind="stable")[:_MOST_CURVES]
+        heaviest = needed_components(weights, _HELD)[:_MOST_CURVES]
         return sorted(int(k) for k in heaviest)
-    if any(not 0 <= k < len(weights) for k in given) or not len(given):
+    listed = [given] if isinstance(given, (int, np.integer)) else list(given)
+    sound = all(isinstance(k, (int, np.integer)) and 0 <= k < len(weights) for k in listed)
+    if not sound or not listed or len(set(listed)) != len(listed):
         raise InputError(
-            f"components must be numbers from 0 to {len(weights) - 1}, at least one; got "
-            f"{list(given)}."
+            f"components must be numbers from 0 to {len(weights) - 1}, at least one and each but "
+            f"once; got {listed}."
         )
-    return [int(k) for k in given]
+    return [int(k) for k in listed]
 
 
-def _panels(shape: tuple[int, ...], name: str) -> list[tuple[int, ...]]:
+def _panels(shape: tuple[int, ...], name: str, features: list[int] | None) -> list[tuple[int, ...]]:
     """The entries of one component, each its own panel; of a symmetric matrix one half."""
     every = list(np.ndindex(*shape))
+    if features is not None:
+        every = [index for index in every if set(index) <= set(features)]
+        every.sort(key=lambda index: [features.index(i) for i in index])
     if len(shape) == 2:
         every = [(i, j) for i, j in every if i >= j]
         if len(every) > _MOST_PANELS:
-            every = [(i, i) for i in range(shape[0])]
+            every = [(i, j) for i, j in every if i == j]
     if len(every) > _MOST_PANELS:
         raise InputError(
-            f"{name} have {len(every)} entries a component, too many for one picture; take the "
-            "marginal of fewer features first."
+            f"{name} have {len(every)} entries a component, too many for one picture; choose some "
+            f"by features=, at most {_MOST_PANELS}."
         )
     return every
 
@@ -165,8 +209,11 @@ def _panels(shape: tuple[int, ...], name: str) -> list[tuple[int, ...]]:
 def _grid(axes: Any, n_panels: int) -> np.ndarray:
     if axes is not None:
         given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) != n_panels:
-            raise InputError(f"{len(given)} Axes were given for {n_panels} panels.")
+        if len(given) != n_panels or any(not isinstance(ax, Axes) for ax in given):
+            raise InputError(
+                f"axes must be matplotlib Axes, one for each of {n_panels} panels; got "
+                f"{len(given)}."
+            )
         return given
     columns = min(n_panels, 3)
     rows = math.ceil(n_panels / columns)
@@ -175,17 +222,6 @@ def _grid(axes: Any, n_panels: int) -> np.ndarray:
     for spare in grid.ravel()[n_panels:]:
         spare.set_visible(False)
     return grid.ravel()[:n_panels]
-
-
-def _names(
-    beliefs: Posterior, given: Sequence[str] | None, panels: Sequence[tuple[int, ...]]
-) -> list[str]:
-    """What each panel is of, in words: features, by name or by position."""
-    n_features = beliefs.mean().n_features
-    names = given or beliefs.feature_names or [f"feature {i}" for i in range(n_features)]
-    if len(names) != n_features:
-        raise InputError(f"{len(names)} feature names were given for {n_features} features.")
-    return [" and ".join(dict.fromkeys(names[i] for i in panel)) for panel in panels]
 
 
 def _title(name: str, words: str) -> str:
@@ -203,7 +239,7 @@ def _title(name: str, words: str) -> str:
 
 def _curves(beliefs: Posterior, name: str, level: float, correction: str) -> dict[Any, _Curve]:
     """The density of every entry, by its index."""
-    if isinstance(beliefs, SampledPosterior):
+    if beliefs.n_kept is not None:
         return _smoothed(beliefs, name, level)
     # A density is the derivative of the quantile function's inverse.
     p = np.concatenate(
@@ -211,21 +247,24 @@ def _curves(beliefs: Posterior, name: str, level: float, correction: str) -> dic
          1 - np.geomspace(0.02, _TAIL, 24)[1:]]
     )  # fmt: skip
     x = beliefs._quantiles(name, torch.from_numpy(p), correction).detach().cpu().numpy()
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    ends = beliefs._quantiles(name, tails, correction).detach().cpu().numpy()
+    ends = _ends(beliefs, name, level, correction)
     found = {}
     for index in np.ndindex(*x.shape[:-1]):
-        at = x[index]
-        with np.errstate(all="ignore"):
-            height = np.diff(p) / np.diff(at)
+        at, places = np.unique(x[index], return_index=True)  # at a bound many may be equal
+        height = np.diff(p[places]) / np.diff(at)
         found[index] = _Curve((at[1:] + at[:-1]) / 2, height, tuple(ends[index]))
     return found
 
 
-def _smoothed(beliefs: SampledPosterior, name: str, level: float) -> dict[Any, _Curve]:
-    n_kept = beliefs.draws.batch_shape.numel()
-    values = beliefs.draw(name, min(n_kept, _KDE_DRAWS)).cpu().numpy()
-    ends = beliefs.interval(name, level).cpu().numpy()
+def _ends(beliefs: Posterior, name: str, level: float, correction: str) -> np.ndarray:
+    """Of intervals; of the level 0 the median twice, between which there is nothing to fill."""
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    return beliefs._quantiles(name, tails, correction).detach().cpu().numpy()
+
+
+def _smoothed(beliefs: Posterior, name: str, level: float) -> dict[Any, _Curve]:
+    values = beliefs.draw(name, min(beliefs.n_kept or 0, _KDE_DRAWS)).cpu().numpy()
+    ends = _ends(beliefs, name, level, "none")
     found = {}
     for index in np.ndindex(*values.shape[1:]):
         mine = values[(slice(None), *index)]
@@ -255,13 +294,23 @@ def _draw(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> None:
             curve.x[inside], curve.height[inside], color=shade, alpha=0.35, linewidth=0,
             gid=f"interval {k}",
         )  # fmt: skip
-    finite = [c for c in curves if np.isfinite(c.height).all() and len(c.x)]
+    finite = [c for c in curves if len(c.x) and np.isfinite(c.height).all()]
     if finite:
-        seen = [c.x[c.height >= _LEAST_HEIGHT * c.height.max()] for c in finite]
+        seen = [c.seen() for c in finite]
         low, high = min(x[0] for x in seen), max(x[-1] for x in seen)
         margin = _MARGIN * (high - low) or 0.5
         ax.set_xlim(low - margin, high + margin)
-        ax.set_ylim(0, 1.08 * max(c.height.max() for c in finite) or 1.0)
+        ax.set_ylim(0, 1.08 * max(c.top(low, high) for c in finite) or 1.0)
+    else:
+        ax.text(0.5, 0.5, _why_none(curves), transform=ax.transAxes, ha="center", va="center",
+                fontsize="small")  # fmt: skip
+        ax.set_xticks([])
+
+
+def _why_none(curves: list[_Curve]) -> str:
+    """Why there is nothing to draw."""
+    known = [curve.ends[0] for curve in curves if math.isfinite(curve.ends[0])]
+    return f"{known[0]:g} for certain" if known else "no variance, so no curve"
 
 
 def _outline(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> None:
@@ -294,10 +343,7 @@ def _draw_prior(ax: Axes, curves: list[_Curve]) -> None:
     ax.set_ylim(limits[1])
 
 
-def _say(
-    ax: Axes, chosen: Sequence[int | None], level: float, correction: str, has_prior: bool
-) -> None:
-    kept = [k for k in chosen if k is not None]
+def _say(ax: Axes, kept: Sequence[int], level: float, correction: str, has_prior: bool) -> None:
     entries: list[Entry] = []
     if kept:
         entries += [
@@ -305,11 +351,14 @@ def _say(
             for k in kept
         ]
     shades = tuple(Patch(color=colour(k), alpha=0.35) for k in (kept or [0])[:3])
-    entries.append((shades, f"{100 * level:g} % interval"))
+    if level:
+        entries.append((shades, f"{100 * level:g} % interval"))
     if correction != "none":
         entries.append((Line2D([], [], color=BARS, linestyle=":"), "mean field alone"))
     if has_prior:
         entries.append((Line2D([], [], color=BARS, linestyle="--"), "prior"))
+    if not entries:
+        return
     title = "component" if kept else None
     legend(ax, entries, ncols=min(len(entries), 4), title=title, title_fontsize="small",
            columnspacing=1.2)  # fmt: skip

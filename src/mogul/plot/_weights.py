@@ -9,8 +9,10 @@ from matplotlib.patches import Patch
 
 from mogul.beliefs import Belief
 from mogul.errors import InputError
+from mogul.plot._beliefs import checked_posterior, checked_prior
 from mogul.plot._style import BARS, COLOURS, INK, Entry, own_axes, tidy
 from mogul.posterior import Posterior
+from mogul.posterior.base import needed_components
 
 _SIZE = (6.4, 3.8)
 _FEW = 14
@@ -54,11 +56,11 @@ def components(
     """
     if not 0 < keep <= 1:
         raise InputError(f"keep must be above 0 and at most 1; got {keep!r}.")
-    weights = posterior.expectation("weights").detach().cpu().numpy()
+    checked_prior(prior)
+    weights = checked_posterior(posterior).expectation("weights").detach().cpu().numpy()
     ends = posterior.interval("weights", level, correction).detach().cpu().numpy()
     order = np.argsort(-weights, kind="stable")
-    n_kept = int(np.searchsorted(np.cumsum(weights[order]), keep - 1e-12) + 1)
-    n_kept = min(n_kept, len(weights))
+    n_kept = len(needed_components(weights, keep))
     ax = own_axes(ax, _SIZE)
     x = np.arange(len(weights))
     shades = [COLOURS[0] if i < n_kept else BARS for i in x]
