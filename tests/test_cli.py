@@ -232,11 +232,33 @@ def test_of_several_structures_the_highest_bound_is_kept(succeed, geyser):
 def test_every_inference_can_be_asked_for(run, geyser, method):
     code, out, err = run("fit", geyser, "--bayes", "-k", 2, "--inference", method)
     assert code == 0
-    assert re.search(rf"inference +{method}, converged after", out)
-    # Linear response needs the optimum, which one batch of all rows reaches and Adam comes near.
-    how = {"svi": "corrected by linear response", "vi-adam": "mean field", "gibbs": "of draws"}
-    assert how[method] in out
-    assert err.startswith("note: Intervals are those of mean") == (method == "vi-adam")
+    # Linear response needs the optimum, which two batches come near enough and Adam does not.
+    told = {
+        "svi": ("svi, converged after 10 passes", "corrected by linear response"),
+        "vi-adam": ("vi-adam, converged after 100 passes", "mean field; components are apart"),
+        "gibbs": (r"gibbs, 4 chains of 1000 draws agree \(R̂ 1\.0", "of draws"),
+    }
+    verdict, how = told[method]
+    assert re.search(rf"inference +{verdict}", out)
+    assert f"({how})" in out
+    assert not err
+
+
+@pytest.mark.parametrize(
+    ("method", "verdict"),
+    [
+        ("svi", "svi, converged after 1 pass"),
+        ("vi-adam", "vi-adam, not converged after 1 pass"),
+        ("gibbs", "gibbs, 4 chains of 1 draws"),
+    ],
+)
+def test_iterations_are_those_of_the_inference(run, geyser, method, verdict):
+    options = ("--bayes", "-k", 2, "--inference", method, "--max-iter", 1)
+    code, out, err = run("fit", geyser, *options)
+    assert code == 0
+    assert verdict in out
+    assert "inference=" not in err
+    assert ("by a larger --max-iter, or --inference cavi" in err) == (method == "vi-adam")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +268,8 @@ def test_every_inference_can_be_asked_for(run, geyser, method):
         (["--inference", "gibbs"], "add --bayes"),
         (["--bayes", "-c", "all", "--inference", "gibbs"], "no bound to choose"),
         (["--bayes", "-k", "0"], "they start at 1"),
+        (["--bayes", "--inference", "svi", "--tol", "1"], "--tol is of cavi"),
+        (["--bayes", "--inference", "gibbs", "--acceleration", "none"], "--acceleration is of"),
         (["--bayes", "--inference", "magic"], "magic"),
     ],
 )

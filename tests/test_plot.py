@@ -8,7 +8,9 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.path import Path
+from sklearn.base import clone
 
 from mogul import BayesianGaussianMixture, Mixture, plot
 from mogul.errors import InputError, MeanFieldWarning, UnknownNameError
@@ -615,14 +617,39 @@ def test_a_band_holds_the_densities_of_draws(inferred, drawn):
     assert area(line) == pytest.approx(1, abs=0.01)
     x = line.get_xdata()
     expected = inferred.prob(x[:, None])
-    np.testing.assert_allclose(line.get_ydata(), expected, atol=0.02 * expected.max())
-    many = inferred.prob(x[200:201, None], distribution=True, n=4000)[0]
+    np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-9)
+    with pytest.warns(MeanFieldWarning):
+        many = inferred.prob(x[200:201, None], distribution=True, n=4000)[0]
     at = band.get_paths()[0].vertices
     edges = np.sort(at[np.isclose(at[:, 0], x[200])][:, 1])
     np.testing.assert_allclose(edges[[0, -1]], np.quantile(many, [0.05, 0.95]), rtol=0.03)
     assert artists(ax, "histogram")
     assert "90 % credible band" in words(ax)
     assert not artists(plot.credible_density(drawn.posterior_, feature=1), "histogram")
+
+
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_a_corrected_band_is_as_wide_as_that_of_a_sampler(kind):
+    rng = np.random.default_rng(1)
+    rows = np.where(rng.random(300) < 0.4, 0.0, 2.7)[:, None] * [1, 0.3] + rng.normal(size=(300, 2))
+    model = BayesianGaussianMixture(2, covariance_type=kind, tol=1e-8, random_state=0)
+    sampler = clone(model).set_params(inference=Gibbs(draws=1500, warmup=300))
+    model.fit(rows)
+    sampler.fit(rows)
+    with pytest.warns(MeanFieldWarning):
+        narrow = plot.credible_density(model.posterior_, rows, n=1000)
+    wide = plot.credible_density(model.posterior_, rows, n=1000, correction="linear_response")
+    truth = plot.credible_density(sampler.posterior_, rows, n=6000)
+    widths = [_band_width(ax, np.linspace(-1, 4, 60)).mean() for ax in (narrow, wide, truth)]
+    assert widths[0] < 0.9 * widths[2]
+    assert widths[1] == pytest.approx(widths[2], rel=0.08)
+    assert "corrected by linear response" in words(wide)
+
+
+def _band_width(ax: Axes, x: np.ndarray) -> np.ndarray:
+    (band,), (line,) = artists(ax, "band"), artists(ax, "density")
+    at, own = band.get_paths()[0].vertices, line.get_xdata()
+    return np.interp(x, own, [np.ptp(at[np.isclose(at[:, 0], one)][:, 1]) for one in own])
 
 
 def test_components_are_shown_heaviest_first(inferred):
@@ -651,10 +678,10 @@ def test_what_is_no_posterior_is_refused(inferred):
         plot.posterior(two_clusters())
     with pytest.raises(InputError, match="components must be numbers from 0 to 1"):
         plot.posterior(inferred.prior_, "means", components=[2])
-    with pytest.raises(InputError, match="1 Axes were given for"):
+    with pytest.raises(InputError, match="one for each of 2 panels; got 1"):
         plot.posterior(
             BayesianGaussianMixture(1, random_state=0).fit(draws(two_clusters(), 50)).prior_,
             axes=plt.subplots()[1],
         )
-    with pytest.raises(InputError, match="2 feature names were given for 1"):
+    with pytest.raises(InputError, match="1 strings here, one a feature; got"):
         plot.posterior(inferred.prior_, feature_names=["a", "b"])

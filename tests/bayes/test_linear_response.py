@@ -213,7 +213,7 @@ def test_it_equals_refits_for_conjugate_priors_too(kind):
         both = [end.expectation(name) for end in ends]
         change = ((both[0] - both[1]) / (2 * step)).numpy()
         quantity = posterior._quantity(name)
-        slope += [change[index] for index in quantity.entries(both[0].shape)]
+        slope += [change[index] for index in quantity.entries(both[0].shape, posterior.kind)]
     row = posterior.entries(names).index("log_weights[1]")
     np.testing.assert_allclose(
         found[row] / scale / scale[row], np.array(slope) / scale / scale[row], atol=1e-4

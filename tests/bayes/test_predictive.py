@@ -12,7 +12,8 @@ from laws.cases import tensor
 from mogul import BayesianGaussianMixture
 from mogul.errors import InputError
 from mogul.infer import Gibbs
-from mogul.predictive import NormalGammaMixture, PooledMixture
+from mogul.posterior.sampled import PooledMixture
+from mogul.predictive import NormalGammaMixture
 
 cases = pytest.mark.parametrize(("kind", "form", "weights"), CASES, ids=IDS)
 
