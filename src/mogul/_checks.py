@@ -7,7 +7,7 @@ from typing import Any
 
 from mogul.errors import InputError
 
-__all__ = ["check_count", "check_level", "check_seed"]
+__all__ = ["check_count", "check_level", "check_seed", "check_share"]
 
 
 def check_count(n: Any, what: str, least: int = 1) -> int:
@@ -27,3 +27,10 @@ def check_level(level: Any, what: str = "level") -> float:
 def check_seed(seed: Any) -> int:
     """What torch's generators take."""
     return check_count(seed, "seed", 0)
+
+
+def check_share(keep: Any, what: str = "keep") -> float:
+    """A part of the whole, which may be all of it."""
+    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < float(keep) <= 1:
+        raise InputError(f"{what} must be above 0 and at most 1; got {keep!r}.")
+    return float(keep)

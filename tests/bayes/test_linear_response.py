@@ -9,13 +9,14 @@ import torch
 from bayes.cases import CASES, IDS, clusters, fit, prior_of, rows_of, with_noise
 from laws.cases import CASES as STRUCTURES
 from laws.cases import draw_one, tensor
-from mogul import priors
-from mogul.beliefs import Belief, DirichletWeights
+from mogul import BayesianGaussianMixture, priors
+from mogul.beliefs import Belief, DirichletWeights, StickBreakingWeights
 from mogul.errors import NotConvergedError
 from mogul.infer import linear_response
 from mogul.infer.cavi import coordinate_ascent
 from mogul.infer.gibbs import sweep
 from mogul.infer.linear_response import LinearResponse, projected_covariance
+from mogul.infer.variational import begin
 from mogul.kernels import e_step
 from mogul.kernels.tangent import Coefficients, missing_information, tangent_step
 from mogul.mixture import Mixture
@@ -274,6 +275,87 @@ def test_a_projection_is_exact_for_sufficient_statistics():
         np.testing.assert_allclose(
             found, wanted.covariance(posterior.belief), rtol=1e-6, atol=1e-10
         )
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_components_without_rows_leave_the_others_as_they_are(kind):
+    """Six spare components of a Dirichlet process: the intervals are those of a fit without."""
+    second = np.random.default_rng(3).normal(size=(1000, 1))
+    x = np.concatenate([two_clusters(3.0, 1), second], 1)
+    model = BayesianGaussianMixture(8, covariance_type=kind, random_state=0).fit(x)
+    fewer = model.prune()
+    live = [k for k in range(8) if k not in dict(fewer.pruned_.removed)]
+    assert len(live) == 2
+    for name in ("weights", "means", "covariances"):
+        found = model.posterior_.std(name, "linear_response")
+        assert torch.isfinite(found[found < torch.inf]).all()
+        assert not found.isnan().any()
+        own = found if name == "covariances" and kind == "tied" else found[live]
+        np.testing.assert_allclose(own, fewer.posterior_.std(name, "linear_response"), rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_units_of_another_column_change_nothing(kind, unit):
+    x = clusters(3, 150, apart=1.6)
+    model = BayesianGaussianMixture(2, covariance_type=kind, tol=1e-9, random_state=0)
+    scaled = x * [1.0, unit]
+    one = model.fit(x).posterior_.std("means", "linear_response")
+    # The start knows of units; the optimum does not, so both start from the same rows.
+    start = model.posterior_.belief.surrogate()[0]
+    rows = rows_of(scaled)
+    prior = model._prior(rows)
+    mixture = Mixture(start.log_weights, start.means * tensor([1.0, unit]), _rescaled(start, unit))
+    end = coordinate_ascent(rows, prior, [begin(rows, prior, mixture)], tol=1e-9, max_iter=2000)
+    other = VariationalPosterior(end.beliefs[0], prior, rows).std("means", "linear_response")
+    np.testing.assert_allclose(other / tensor([1.0, unit]), one, rtol=1e-5)
+
+
+def _rescaled(mixture, unit):
+    """The covariances when the second of two columns is measured in other units."""
+    by = torch.tensor([1.0, unit], dtype=torch.float64)
+    covariance = mixture.covariance
+    values = covariance.covariances()
+    scaled = values * (by * by[:, None] if covariance.has_matrices() else by.square())
+    return covariance.from_covariances(scaled, mixture.n_components, mixture.n_features)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_columns_that_are_all_but_the_same_are_no_trouble(kind):
+    """A second column that is the first with a millionth of noise: the first is known as before."""
+    rng = np.random.default_rng(5)
+    x = two_clusters(4.0, 2, 600)
+    twice = np.concatenate([x, x + 1e-6 * rng.normal(size=x.shape)], 1)
+    model = BayesianGaussianMixture(2, covariance_type=kind, random_state=0).fit(twice)
+    found = model.posterior_.std("means", "linear_response")
+    np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-3)
+    alone = BayesianGaussianMixture(2, covariance_type=kind, random_state=0).fit(x)
+    assert (alone.means_[:, 0].argsort() == model.means_[:, 0].argsort()).all()
+    known = alone.posterior_.std("means", "linear_response")
+    np.testing.assert_allclose(found[:, 0], known[:, 0], rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+def test_as_many_components_as_features_are_not_taken_for_matrices(kind):
+    """(K, D) with K = D is no symmetric matrix: each entry has a response of its own."""
+    x = clusters(4, 200, apart=1.5)
+    posterior = posterior_of(x, prior_of(kind, "conjugate"), kind, 2)
+    for name in ("precisions", "covariances", "standard_deviations"):
+        shape = posterior.expectation(name).shape
+        found = posterior.std(name, "linear_response")
+        whole = posterior.covariance(name, "linear_response")
+        assert len(posterior.entries(name)) == shape.numel() == len(whole)
+        np.testing.assert_allclose(found.flatten(), whole.diagonal().sqrt(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("variance", [0.05, 0.26, 10.0])
+@pytest.mark.parametrize("of", [DirichletWeights, StickBreakingWeights])
+def test_a_weight_of_more_variance_than_there_is_gets_a_wide_interval(of, variance):
+    """A response may ask for more variance than any number between zero and one can have."""
+    parts = [tensor([30.0, 20.0])] if of is DirichletWeights else [tensor([30.0]), tensor([20.0])]
+    ends = of(*parts).quantiles(tensor([0.025, 0.975]), tensor([variance, variance]))
+    assert ((ends >= 0) & (ends <= 1)).all()
+    assert (ends[:, 1] - ends[:, 0] > 0.6).all()
 
 
 def test_a_fit_that_is_no_maximum_is_refused_in_a_sentence():

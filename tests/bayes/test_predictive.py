@@ -9,7 +9,7 @@ from scipy import integrate, stats
 
 from bayes.cases import CASES, IDS, clusters, fit, prior_of
 from laws.cases import tensor
-from mogul import BayesianGaussianMixture
+from mogul import BayesianGaussianMixture, Mixture
 from mogul.errors import InputError
 from mogul.infer import Gibbs
 from mogul.posterior.sampled import PooledMixture
@@ -37,11 +37,11 @@ def test_in_two_dimensions_it_integrates_to_one(kind, form, weights):
     """A square as wide as 100 deviations: beyond it a Student t of few degrees has little left."""
     density = predictive(kind, form, weights, 2).predictive()
     # A grid that is fine in the middle: x = sinh(u).
-    u = torch.linspace(-5.8, 5.8, 700, dtype=torch.float64)
+    u = torch.linspace(-5.8, 5.8, 400, dtype=torch.float64)
     side, jacobian = 1.5 * u.sinh(), 1.5 * u.cosh()
     centre = density.mean
     grid = torch.cartesian_prod(side, side) + centre
-    values = density.log_prob(grid).exp().reshape(700, 700) * jacobian * jacobian[:, None]
+    values = density.log_prob(grid).exp().reshape(400, 400) * jacobian * jacobian[:, None]
     assert float(values.sum() * (u[1] - u[0]) ** 2) == pytest.approx(1, abs=1e-3)
 
 
@@ -137,3 +137,80 @@ def test_values_of_the_wrong_width_are_refused():
     assert density.log_prob(np.zeros((3, 4, 2))).shape == (3, 4)
     assert density.predict(np.zeros((3, 4, 2))).shape == (3, 4)
     assert density.sample((0,)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("a", [0.6, 1.0, 3.0, 500.0])
+@pytest.mark.parametrize("s", [0.0, 0.3, 4.0])
+def test_tails_of_independent_means_are_right_out_to_two_hundred_scales(a, s):
+    """A row far out is of a precision far below the others, where a rule of few points sees none.
+
+    Against scipy's quadrature of the integrand divided by its own greatest value.
+    """
+    density = NormalGammaMixture(
+        tensor([0.0]), tensor([[0.0]]), tensor([[s]]), tensor([[a]]), tensor([[a]])
+    )
+
+    def log_integrand(t, at):
+        variance = s * s + np.exp(-t)
+        gamma = a * math.log(a) - math.lgamma(a) + a * t - a * np.exp(t)
+        return -0.5 * (at * at / variance + np.log(2 * math.pi * variance)) + gamma
+
+    for at in (0.0, 3.0, 20.0, 200.0):
+        found = float(density.log_prob([at]))
+        grid = np.linspace(-60, 10, 70_001)
+        values = log_integrand(grid, at)
+        top, centre = values.max(), float(grid[values.argmax()])
+        inside, _ = integrate.quad(
+            lambda t, at=at, top=top: np.exp(log_integrand(t, at) - top),
+            max(-60, centre - 50 / min(a, 1)),
+            centre + 12,
+            points=[centre],
+            limit=2000,
+            epsabs=1e-12,
+        )
+        assert found == pytest.approx(top + math.log(inside), abs=2e-5)
+
+
+@cases
+def test_a_marginal_is_the_integral_over_the_other_feature(kind, form, weights):
+    density = predictive(kind, form, weights, 2).predictive()
+    other = 1.5 * torch.linspace(-9, 9, 4001, dtype=torch.float64).sinh()
+    for kept in (0, 1):
+        marginal = density.marginal(torch.tensor([kept]))
+        for at in (-3.0, 0.0, 1.0, 7.0):
+            plane = torch.stack([torch.full_like(other, at), other], 1)
+            plane = plane if kept == 0 else plane.flip(1)
+            found = torch.trapezoid(density.log_prob(plane).exp(), other)
+            expected = marginal.log_prob(tensor([at])).exp()
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    swapped = density.marginal(torch.tensor([1, 0]))
+    x = tensor(clusters(6, 9))
+    torch.testing.assert_close(swapped.log_prob(x.flip(1)), density.log_prob(x))
+
+
+def test_a_marginal_of_draws_is_that_of_each_draw():
+    x = clusters(4, 60, apart=6.0)
+    model = BayesianGaussianMixture(
+        2, inference=Gibbs(draws=200, warmup=50, chains=2), random_state=0
+    ).fit(x)
+    density = model.posterior_.predictive()
+    at = tensor(x[:5, 1:])
+    each = torch.stack([m.marginal([1]).log_prob(at) for m in model.posterior_.sample(400)])
+    found = density.marginal(torch.tensor([1])).log_prob(at)
+    torch.testing.assert_close(found, each.logsumexp(0) - math.log(400))
+
+
+def test_a_component_of_no_weight_in_every_draw_adds_nothing():
+    """Nor is its place a NaN: a sampler may leave a component empty from end to end."""
+    weights = np.array([[0.6, 0.4, 0.0], [0.7, 0.3, 0.0]])
+    means = np.arange(12.0).reshape(2, 3, 2)
+    draws = Mixture.from_parameters(weights, means, np.ones((2, 3, 2)), "diag")
+    density = PooledMixture(draws)
+    for found in (density.mean, density.variance, density.means):
+        assert torch.isfinite(found).all()
+    expected = (tensor(weights)[..., None] * tensor(means)).sum(1).mean(0)
+    torch.testing.assert_close(density.mean, expected)
+    x = tensor([[0.0, 1.0], [50.0, 50.0]])
+    assert torch.isfinite(density.log_prob(x)).all()
+    assert (density.responsibilities(x)[:, 2] == 0).all()
+    assert int(density.predict(x).max()) < 2

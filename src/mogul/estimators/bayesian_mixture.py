@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mogul import kernels
-from mogul._checks import check_count, check_level
+from mogul._checks import check_count, check_level, check_share
 from mogul._warn import warn
 from mogul.beliefs import Belief
 from mogul.covariances import STRUCTURES, Covariance, structure
@@ -580,9 +580,7 @@ degrees_of_freedom_prior_ : float or ndarray
         (2, 2)
         """
         check_is_fitted(self, "posterior_")
-        if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < float(keep) <= 1:
-            raise InputError(f"keep must be above 0 and at most 1; got {keep!r}.")
-        return pruned(self, float(keep))
+        return pruned(self, check_share(keep))
 
     # --- densities of rows --------------------------------------------------------------------
 

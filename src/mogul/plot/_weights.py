@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from mogul._checks import check_share
 from mogul.beliefs import Belief
-from mogul.errors import InputError
 from mogul.plot._beliefs import checked_posterior, checked_prior
 from mogul.plot._style import BARS, COLOURS, INK, Entry, own_axes, tidy
 from mogul.posterior import Posterior
@@ -54,8 +54,7 @@ def components(
     >>> plot.components(model.posterior_).get_title(loc="left")
     '2 of 6 components hold 99 % of the weight'
     """
-    if not 0 < keep <= 1:
-        raise InputError(f"keep must be above 0 and at most 1; got {keep!r}.")
+    keep = check_share(keep)
     checked_prior(prior)
     weights = checked_posterior(posterior).expectation("weights").detach().cpu().numpy()
     ends = posterior.interval("weights", level, correction).detach().cpu().numpy()
