@@ -98,7 +98,8 @@ class DirichletProcess(_Settings):
     r"""Weights by breaking a stick, :math:`v_k \sim \mathrm{Beta}(1, \alpha)`, for at most K parts.
 
     The truncated Dirichlet process: the data decide how many of the K components hold rows
-    (Sethuraman 1994; Blei and Jordan 2006). Components are kept in order of their size.
+    (Sethuraman 1994; Blei and Jordan 2006). Variational fits keep components in order of their
+    size, but for the last, which takes what is left and may be any.
 
     Parameters
     ----------

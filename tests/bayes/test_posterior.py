@@ -1,6 +1,7 @@
 """What a posterior answers: marginals, intervals, labels, diagnostics, and refusals."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from bayes.cases import CASES, IDS, clusters, fit, prior_of, rows_of
 from laws.cases import tensor
 from mogul import BayesianGaussianMixture, Posterior, priors
 from mogul._student import MultivariateStudentT
-from mogul.beliefs import StickBreaking
+from mogul.beliefs import StickBreaking, StickBreakingWeights
 from mogul.errors import InputError, MeanFieldWarning, UnknownNameError
 from mogul.infer import Gibbs
+from mogul.infer.chains import MOST_R_HAT, split_r_hat
 from mogul.mixture import Mixture
 from mogul.posterior import SampledPosterior, VariationalPosterior
 from mogul.posterior.diagnostics import ParetoK, pareto_k
@@ -487,3 +489,137 @@ def test_representations_say_what_it_is():
     assert "covariance_type='full'" in repr(variational())
     assert "StickBreaking" in repr(variational(weights="process"))
     assert "chains=2, draws=500" in repr(sampled())
+
+
+# --- what has no moments --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("extra", [0.5, 1.5, 2.5])
+def test_moments_that_do_not_exist_are_infinite_and_intervals_are_still_those_of_draws(kind, extra):
+    """Few degrees of freedom: a covariance has no variance, or no mean, but has quantiles."""
+    degrees = extra + (1 if kind in ("full", "tied") else 0)
+    _, prior, belief = fit(clusters(1, 60), prior_of(kind, "conjugate"), kind, 2, tol=1e-8)
+    precisions = belief.components.precisions
+    few = replace(precisions, degrees=torch.full_like(precisions.degrees, degrees))
+    belief = replace(belief, components=replace(belief.components, precisions=few))
+    posterior = VariationalPosterior(belief, prior)
+    # A diagonal entry is inverse Gamma with shape (ν − p + 1) / 2: it has moments below its shape.
+    shape = (degrees - (1 if kind in ("full", "tied") else 0)) / 2
+    mean, spread = posterior.expectation("covariances"), posterior.std("covariances")
+    diagonal = torch.eye(2, dtype=torch.bool) if kind in ("full", "tied") else ...
+    assert torch.isfinite(mean[..., diagonal]).all() == (shape > 1)
+    assert torch.isfinite(spread[..., diagonal]).all() == (shape > 2)
+    drawn = posterior.draw("covariances", 40_000, seed=1)
+    ends = posterior.interval("covariances", 0.5)
+    assert torch.isfinite(ends).all()
+    inside = ((drawn >= ends[..., 0]) & (drawn <= ends[..., 1])).double().mean(0)
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.5), atol=0.02, rtol=0)
+    whole = posterior.covariance(["covariances", "weights"])
+    n = len(posterior.entries("covariances"))
+    assert torch.isfinite(whole[n:, n:]).all()
+
+
+@pytest.mark.parametrize("left", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("taken", [0.05, 1.0, 400.0])
+def test_intervals_of_a_stick_of_two_are_those_of_the_beta_distribution(taken, left):
+    """Quantiles of sticks come from draws; with one break they are known. In log-odds, where the
+    ends of a nearly empty component are told apart."""
+    belief = StickBreakingWeights(tensor([taken]), tensor([left]))
+    p = tensor([0.025, 0.25, 0.5, 0.75, 0.975])
+    own = torch.diagonal(belief.covariance())
+    found = torch.logit(belief.quantiles(p, own))
+    first, second = stats.beta(taken, left), stats.beta(left, taken)
+    for at, one, other in zip(found.numpy(), (first, second), (second, first), strict=True):
+        exact = np.log(one.ppf(p.numpy())) - np.log(other.isf(p.numpy()))
+        spread = exact[3] - exact[1]
+        sound = (exact > -600) & (exact < 25)  # else a weight is zero or one
+        np.testing.assert_allclose(at[sound] / spread, exact[sound] / spread, atol=0.06)
+
+
+def test_rows_of_little_weight_leave_the_prior():
+    """A hundredth of a row in all: intervals are those of the prior, and all of them numbers."""
+    x = clusters(7, 60)
+    prior = prior_of("diag", "conjugate")
+    rows, filled, belief = fit(x, prior, "diag", 3, weight=np.full(60, 1e-4 / 60))
+    posterior, before = VariationalPosterior(belief, filled, rows), VariationalPosterior(
+        filled, filled
+    )  # fmt: skip
+    for name in ("weights", "means", "precisions"):
+        found = posterior.interval(name, 0.9, "linear_response")
+        assert torch.isfinite(found).all()
+        torch.testing.assert_close(found, before.interval(name, 0.9), rtol=0.01, atol=0.01)
+
+
+# --- chains ---------------------------------------------------------------------------------------
+
+
+def test_split_r_hat_is_arviz_s():
+    arviz_stats = pytest.importorskip("arviz_stats.base")
+    rng = np.random.default_rng(8)
+    values = rng.normal(size=(4, 200, 3)) + np.arange(4)[:, None, None] * [0.0, 0.1, 1.0]
+    found = split_r_hat(values)
+    for i in range(3):
+        theirs = arviz_stats.array_stats.rhat(values[..., i], chain_axis=0, draw_axis=1,
+                                              method="split")  # fmt: skip
+        assert found[i] == pytest.approx(float(theirs), rel=1e-10)
+    assert found[0] < 1.01 < found[2]
+    drift = np.linspace(0, 3, 200)[None, :, None] + rng.normal(size=(4, 200, 1))
+    assert split_r_hat(drift)[0] > MOST_R_HAT  # alike, and yet none has settled
+    assert np.isnan(split_r_hat(rng.normal(size=(4, 3, 1)))).all()
+    constant = np.zeros((2, 10, 2))
+    constant[1, :, 1] = 1.0
+    np.testing.assert_array_equal(split_r_hat(constant), [1.0, np.inf])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_empty_component_does_not_mislead_relabelling(method):
+    """A sixth component without rows wanders over the prior; the five others keep their names."""
+    known = sampled(3, s=400)
+    draws = known.draws
+    rng = np.random.default_rng(9)
+    shape = draws.batch_shape
+    weights = np.concatenate([draws.weights.numpy() * (1 - 1e-4), np.full((*shape, 1), 1e-4)], -1)
+    means = np.concatenate([draws.means.numpy(), rng.normal(15, 12, (*shape, 1, 2))], -2)
+    variances = np.concatenate([draws.covariances.numpy(), rng.gamma(1, 40, (*shape, 1, 2))], -2)
+    six = Mixture.from_parameters(weights, means, variances, "diag")
+    planted = np.stack([rng.permutation(6) for _ in range(400)]).reshape(2, 200, 6)
+    mixed = SampledPosterior(six.reorder(torch.from_numpy(planted)), known.log_joint, known.rows)
+    found = mixed.relabel(method)
+    original = np.take_along_axis(planted, found.permutations.numpy(), -1)
+    if method == "ordering":
+        return  # by the means of one feature: it does not know what is empty
+    assert (original == original[0, 0]).mean() == 1
+
+
+def test_pivoting_does_not_depend_on_units():
+    known = sampled(4, s=200)
+    rng = np.random.default_rng(10)
+    planted = torch.from_numpy(np.stack([rng.permutation(5) for _ in range(200)])).reshape(
+        2, 100, 5
+    )
+    for unit in (1e-5, 1e5):
+        scale = tensor([1.0, unit])
+        draws = known.draws
+        moved = Mixture.from_parameters(
+            draws.weights, draws.means * scale + 3, draws.covariances * scale.square(), "diag"
+        )
+        mixed = SampledPosterior(moved.reorder(planted), known.log_joint)
+        original = planted.take_along_dim(mixed.relabel("pivot").permutations, -1)
+        assert (original == original[0, 0]).all()
+
+
+def test_a_single_draw_has_no_spread_and_another_structure_no_density():
+    one = sampled(s=1000)
+    single = SampledPosterior(one.draws[:1, :1], one.log_joint[:1, :1], one.rows)
+    for ask in (single.std, single.covariance):
+        with pytest.raises(InputError, match="single draw tells nothing of a spread"):
+            ask("means")
+    assert single.expectation("means").shape == (5, 2)
+    posterior = variational()
+    drawn = posterior.sample(2)
+    other = Mixture.from_parameters(drawn.weights, drawn.means, np.ones((2, 3, 2)), "diag")
+    with pytest.raises(InputError, match=r"full mixture of 3 components and 2 features.*is diag"):
+        posterior.log_prob(other)
+    with pytest.raises(InputError, match="Expected a Mixture; got Tensor"):
+        posterior.log_prob(drawn.means)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -30,11 +31,12 @@ from mogul.beliefs import (
 )
 from mogul.covariances import structure
 from mogul.errors import InputError
-from mogul.infer import CAVI, SVI, AdamVI
+from mogul.infer import CAVI, SVI, AdamVI, adam_vi, svi
 from mogul.infer.adam_vi import sampled_elbo
 from mogul.infer.cavi import coordinate_ascent
 from mogul.infer.problem import Problem
-from mogul.infer.svi import streaming_step
+from mogul.infer.stochastic import one_more_step
+from mogul.infer.svi import stochastic_step, streaming_step
 from mogul.infer.variational import elbo, evidence, look
 
 cases = pytest.mark.parametrize(("kind", "form", "weights"), CASES, ids=IDS)
@@ -438,3 +440,102 @@ def test_the_end_of_the_highest_bound_is_kept():
             assert both.elbo == pytest.approx(max(alone), rel=1e-12)
             assert both.trace.start == int(np.argmax(alone))
         assert both.trace.n_iter == 3
+
+
+def test_batches_of_weighted_rows_speak_of_all_rows_without_bias(monkeypatch):
+    """Scaled up in rows, not in weight: the mean over the batches of a pass is all of the weight.
+
+    Scaling by weight instead would tell every batch that it has all of it, heavy rows or not.
+    """
+    rng = np.random.default_rng(14)
+    x = clusters(14, 96)
+    rows = rows_of(x, rng.exponential(size=96) ** 3)
+    prior = prior_of("diag", "conjugate").belief(rows, 2, structure("diag"))
+    begun = starts(rows, prior, "diag")
+    told = {"svi": [], "adam": []}
+
+    def step(batch, belief, prior, scale, step):
+        told["svi"].append(scale * batch.total_weight)
+        return stochastic_step(batch, belief, prior, scale, step)
+
+    def bound(batch, *given, scale, **more):
+        told["adam"].append(scale * batch.total_weight)
+        return sampled_elbo(batch, *given, scale=scale, **more)
+
+    monkeypatch.setattr(svi, "stochastic_step", step)
+    monkeypatch.setattr(adam_vi, "sampled_elbo", bound)
+    SVI(passes=1, batch_size=8).run(problem(rows, prior, begun))
+    AdamVI(epochs=1, batch_size=8).run(problem(rows, prior, begun))
+    for seen in told.values():
+        assert len(seen) == 12
+        assert np.std(seen) > 0.1 * rows.total_weight
+        assert np.mean(seen) == pytest.approx(rows.total_weight, rel=1e-9)
+
+
+def test_stochastic_steps_with_weights_end_where_coordinate_ascent_does():
+    """Rows of one cluster weigh nine times those of the other."""
+    rng = np.random.default_rng(15)
+    second = rng.random(2000) < 0.5
+    x = np.where(second, 8.0, 0.0)[:, None] + rng.normal(size=(2000, 1))
+    rows = rows_of(x, np.where(second, 9.0, 1.0))
+    prior = priors.NormalGamma(0.0, 0.1, 2.0, 2.0, 1.0).belief(rows, 2, structure("diag"))
+    begun = starts(rows, prior, "diag")
+    exact = CAVI().run(problem(rows, prior, begun)).belief.weights.mean()
+    for method in (SVI(passes=30, batch_size=100), AdamVI(epochs=30, batch_size=100)):
+        found = method.run(problem(rows, prior, begun))
+        np.testing.assert_allclose(found.belief.weights.mean(), exact, atol=0.01)
+
+
+# --- what a fit says of its own end ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [SVI(passes=40, batch_size=50), AdamVI(epochs=60)])
+def test_a_fit_that_ends_near_its_optimum_says_so_and_another_does_not(method):
+    x = np.concatenate([clusters(16, 300), clusters(16, 100) + 12])
+    rows = rows_of(x)
+    prior = prior_of("diag", "conjugate").belief(rows, 2, structure("diag"))
+    (good,) = starts(rows, prior, "diag")
+    found = method.run(problem(rows, prior, [good]))
+    assert found.trace.converged
+    assert found.complaint == ""
+    name = "passes" if isinstance(method, SVI) else "epochs"
+    far = with_noise(good, 2, 1.5)
+    short = replace(method, **{name: 1}, batch_size=200)
+    left = short.run(problem(rows, prior, [far]))
+    assert not left.trace.converged
+    assert f"{name}=..." in left.complaint
+    _, gain = one_more_step(rows, left.belief, prior)
+    assert f"would gain {gain:.3g} nats" in left.complaint
+    assert left.bound <= found.bound
+
+
+def test_the_bound_of_a_large_concentration_never_falls():
+    """With α > 1 the truncated stick prefers its largest piece last: no order may lose bound."""
+    rng = np.random.default_rng(17)
+    centres = np.array([0.0, 6.0, 12.0])
+    x = centres[rng.choice(3, 400, p=[0.8, 0.15, 0.05])][:, None] + rng.normal(size=(400, 1))
+    rows = rows_of(x)
+    for alpha in (0.3, 2.0, 8.0, 60.0):
+        chosen = priors.NormalGamma(0.0, 0.1, 2.0, 2.0, priors.DirichletProcess(alpha))
+        prior = chosen.belief(rows, 5, structure("diag"))
+        for seed in range(3):
+            begun = starts(rows, prior, "diag", seed=seed)
+            found = coordinate_ascent(
+                rows, prior, begun, tol=0.0, max_iter=200, acceleration="none"
+            )
+            values = np.array([r.elbo for r in found.traces[0].records])
+            assert np.diff(values).min() > -1e-11 * abs(values[-1]), alpha
+
+
+def test_an_order_of_the_sticks_is_never_worse_than_another():
+    """Every order of four components: none has a higher evidence than the one that is chosen."""
+    count = tensor([5.0, 90.0, 0.0, 40.0])
+    for alpha in (0.3, 1.0, 2.0, 20.0):
+        prior = priors.DirichletProcess(alpha).belief(4)
+        found = prior.by_size(count)
+        chosen = count if found is None else count[found]
+        mine = float(prior._log_evidence(chosen))
+        others = [
+            float(prior._log_evidence(count[list(order)])) for order in permutations(range(4))
+        ]
+        assert mine >= max(others) - 1e-9, alpha

@@ -26,6 +26,8 @@ _MOST_SCORES = 180
 """On each side of the median; beyond 3.6 standard deviations there are but a few draws."""
 _SMOOTHED = 30
 """Scores on each side, three deviations of the kernel, that a quantile is averaged over."""
+_ROUNDING = 1e-12
+"""Of a log evidence: orders that differ by less are equally likely."""
 _LEAST_TOTAL = 1.0
 """Of the two counts of a Beta distribution, at which it is about as wide as there is."""
 
@@ -228,17 +230,24 @@ class StickBreakingWeights(WeightBelief):
         return type(self)(*breaks.unbind(-1))
 
     def by_size(self, count: Tensor) -> Tensor | None:
-        """Largest first, or largest last and the others in order, when that is likelier.
+        """Some component last and the others largest first: whichever of these is likeliest.
 
-        For an endless stick largest first is the likeliest (Kurihara, Welling and Teh 2007). Here
-        the last component takes what is left, which for α > 1 may suit the largest best.
+        No other order is likelier. For an endless stick largest first is (Kurihara, Welling and Teh
+        2007); here the last component takes what is left, which for α > 1 suits a larger one.
         """
         # Stable, so that equal counts, of empty components say, do not change places.
         falling = torch.argsort(count, descending=True, stable=True)
-        choices = [falling, torch.cat([falling[1:], falling[:1]])]
-        values = [float(self._log_evidence(count[order])) for order in choices]
-        best = max(range(2), key=values.__getitem__)
-        return choices[best] if values[best] > float(self._log_evidence(count)) else None
+        choices = torch.stack(
+            [
+                torch.cat([falling[:k], falling[k + 1 :], falling[k : k + 1]])
+                for k in range(len(count))
+            ]
+        )
+        values = self._log_evidence(count[choices])
+        here = self._log_evidence(count)
+        best = int(values.argmax())
+        gain = float(values[best] - here)
+        return choices[best] if gain > _ROUNDING * (1 + abs(float(here))) else None
 
     def _log_evidence(self, count: Tensor) -> Tensor:
         """Log p of labels with these counts, when this is the prior."""

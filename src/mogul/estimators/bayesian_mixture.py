@@ -113,7 +113,8 @@ class BayesianGaussianMixture(DensityMixin, BaseEstimator):
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default "kmeans"
         As for :class:`GaussianMixture`.
     weight_concentration_prior_type : {"dirichlet_process", "dirichlet_distribution"}
-        By default "dirichlet_process": weights by breaking a stick, components in order of size.
+        By default "dirichlet_process": weights by breaking a stick, components in order of size
+        ("cavi" and "svi"). Unused when ``prior`` is given, which has weights of its own.
     weight_concentration_prior : float, optional
         Of each component, or of the process; 1 / K by default.
     mean_precision_prior : float, optional
@@ -173,6 +174,8 @@ class BayesianGaussianMixture(DensityMixin, BaseEstimator):
     weight_concentration_prior_, mean_prior_, mean_precision_prior_, covariance_prior_, \
 degrees_of_freedom_prior_ : float or ndarray
         The settings of the prior, filled in.
+    pruned_ : PruningReport
+        Of an estimator that :meth:`prune` gave: what was removed.
 
     Raises
     ------
