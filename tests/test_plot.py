@@ -685,3 +685,79 @@ def test_what_is_no_posterior_is_refused(inferred):
         )
     with pytest.raises(InputError, match="1 strings here, one a feature; got"):
         plot.posterior(inferred.prior_, feature_names=["a", "b"])
+
+
+def apart() -> np.ndarray:
+    """Two clusters, of which no row is in doubt."""
+    return np.concatenate([draws(two_clusters(), 100), draws(two_clusters(), 100) + 60])
+
+
+def test_features_are_chosen_by_name_or_position():
+    data = pd.DataFrame(apart(), columns=NAMES)
+    model = BayesianGaussianMixture(2, random_state=0).fit(data)
+    for chosen in (NAMES[1], 1, [-1]):
+        (ax,) = model.posterior_plot("means", features=chosen)
+        assert ax.get_xlabel() == f"mean of {NAMES[1]}"
+    two = model.posterior_plot("means", features=[NAMES[1], NAMES[0]])
+    assert [ax.get_xlabel() for ax in two] == [f"mean of {n}" for n in reversed(NAMES)]
+    (ax,) = model.prior_plot("covariances", features=0)
+    assert ax.get_xlabel() == f"variance of {NAMES[0]}"
+    with pytest.raises(UnknownNameError, match="no feature 'weight'"):
+        model.posterior_plot("means", features="weight")
+    with pytest.raises(InputError, match="each but once"):
+        model.posterior_plot("means", features=[0, 0])
+
+
+def test_without_an_interval_none_is_filled_or_named(inferred):
+    with pytest.warns(MeanFieldWarning):
+        (ax,) = inferred.posterior_plot("means", ci=0)
+    assert artists(ax, "curve 0")
+    assert not artists(ax, "interval 0")
+    assert "interval" not in words(ax)
+    (ax,) = inferred.prior_plot("precisions", ci=0.8)
+    assert "80 % interval" in words(ax)
+
+
+def test_components_that_hold_the_weight_are_drawn_and_the_others_when_asked():
+    model = BayesianGaussianMixture(6, random_state=0).fit(apart())
+    ax = model.posterior_plot("means", features=0)[0]
+    assert artists(ax, "curve 0")
+    assert not artists(ax, "curve 4")
+    assert artists(plot.posterior(model.posterior_, "means", components=[4])[0], "curve 4")
+
+
+def test_a_weight_that_is_certain_has_no_curve():
+    one = BayesianGaussianMixture(1, random_state=0).fit(draws(two_clusters(), 100))
+    (ax,) = one.posterior_plot("weights")
+    assert [text.get_text() for text in ax.texts] == ["1 for certain"]
+    assert ax.get_legend() is None
+    assert not artists(ax, "curve 0")
+
+
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (lambda m: plot.posterior(m), "Expected a posterior; got BayesianGaussianMixture"),
+        (lambda m: plot.posterior(m.posterior_, "means", prior="wide"), "a prior with every"),
+        (lambda m: plot.posterior(m.posterior_, "means", level=1.5), "strictly between 0 and 1"),
+        (lambda m: plot.joint_posterior(m, (0, 0), (1, 0)), "Expected a posterior"),
+        (
+            lambda m: plot.joint_posterior(m.posterior_, 0, 1),
+            "two numbers, its component and its feature",
+        ),
+        (lambda m: plot.credible_density(m), "Expected a posterior"),
+        (lambda m: plot.credible_density(m.posterior_, n=1), "from"),
+        (lambda m: plot.credible_density(m.posterior_, feature="age"), "no feature 'age'"),
+        (lambda m: plot.components(m), "Expected a posterior"),
+        (lambda m: plot.components(m.posterior_, keep="most"), "keep must be above 0"),
+        (lambda m: plot.components(m.posterior_, level=95), "strictly between 0 and 1"),
+        (lambda m: plot.convergence(m), "Expected the records of a fit"),
+        (lambda m: plot.convergence(m.lower_bounds_), "Expected the records of a fit"),
+    ],
+)
+def test_pictures_of_posteriors_refuse_in_a_sentence_and_leave_no_figure(inferred, draw, says):
+    plt.close("all")
+    with pytest.raises((InputError, UnknownNameError), match=says) as caught:
+        draw(inferred)
+    assert "\n" not in str(caught.value)
+    assert not plt.get_fignums()

@@ -7,7 +7,7 @@ import warnings
 
 __all__ = ["warn"]
 
-_OURS = ("mogul", "sklearn", "contextlib")
+_OURS = ("mogul", "sklearn", "joblib", "contextlib")
 
 
 def warn(message: str, category: type[Warning]) -> None:

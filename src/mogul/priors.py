@@ -61,8 +61,10 @@ class _Settings:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if one is None or other is None or isinstance(one, _Settings) or isinstance(other, _Settings):
-        return bool(one == other)
+    if one is None or other is None:
+        return one is other
+    if isinstance(one, _Settings) or isinstance(other, _Settings):
+        return type(one) is type(other) and one == other
     return bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 

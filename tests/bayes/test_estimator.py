@@ -323,6 +323,79 @@ def test_partial_fit_takes_a_stream_and_ends_where_a_fit_does():
     assert stream.posterior_["weights"].concentration.sum() == pytest.approx(506, rel=0.05)
 
 
+def stream_of(k=2, **settings):
+    return BayesianGaussianMixture(
+        k,
+        covariance_type="diag",
+        prior=priors.NormalGamma([4.0, 4.0], 0.1, 2.0, 2.0, 2.0),
+        inference=SVI(forgetting=1.0, passes=30),
+        random_state=0,
+    ).set_params(**settings)
+
+
+def total_count(model):
+    return float(model.posterior_["weights"].concentration.sum())
+
+
+def test_a_stream_goes_on_from_a_fit_and_from_a_file(tmp_path):
+    """The rows of the fit count, whether or not a file lies between."""
+    x = apart(15, n=1000, k=2)
+    model = stream_of().fit(x[:600])
+    model.partial_fit(x[600:800])
+    again = mogul.load(mogul.save(model, tmp_path / "stream"))
+    for one in (model, again):
+        one.partial_fit(x[800:], sample_weight=np.full(200, 0.5))
+        assert total_count(one) == pytest.approx(4 + 600 + 200 + 100, rel=1e-9)
+    np.testing.assert_array_equal(model.means_, again.means_)
+
+
+def test_a_stream_refuses_to_change_its_size_or_structure():
+    x = apart(15, n=400, k=2)
+    for changed, says in (({"n_components": 3}, "3 and 'diag'"), ({"covariance_type": "full"}, "")):
+        model = stream_of().partial_fit(x[:200])
+        before = model.means_
+        with pytest.raises(InputError, match="goes on with 2 components.*" + says):
+            model.set_params(**changed).partial_fit(x[200:])
+        assert model.means_ is before
+    sampled = stream_of(inference=Gibbs(draws=200, warmup=50, chains=2)).fit(x[:200])
+    with pytest.raises(InputError, match="this one is sampled"):
+        sampled.set_params(inference="svi").partial_fit(x[200:])
+
+
+def test_a_warm_start_with_another_problem_begins_anew():
+    x = apart(15, n=200, k=2)
+    model = BayesianGaussianMixture(2, covariance_type="diag", warm_start=True, random_state=0)
+    model.fit(x)
+    for changed in (
+        {"covariance_type": "full"},
+        {"n_components": 3},
+        {"weight_concentration_prior_type": "dirichlet_distribution"},
+    ):
+        found = model.set_params(**changed).fit(x)
+        fresh = clone(model).set_params(warm_start=False).fit(x)
+        assert found.elbo_ == pytest.approx(fresh.elbo_, abs=1e-3)
+    # Attributes of another kind of fit do not stay.
+    assert hasattr(model, "degrees_of_freedom_")
+    independent = priors.IndependentNormalGamma()
+    model.set_params(covariance_type="diag", prior=independent).fit(x)
+    assert not hasattr(model, "degrees_of_freedom_")
+
+
+def test_a_stream_remembers_how_much_its_components_overlap(tmp_path):
+    """Its rows are gone, and intervals are too narrow all the same: also after a file."""
+    rng = np.random.default_rng(20)
+    x = np.where(rng.random(2000) < 0.5, 0.0, 3.0)[:, None] + rng.normal(size=(2000, 1))
+    model = stream_of(prior=None)
+    for part in np.array_split(x, 4):
+        model.partial_fit(part)
+    again = mogul.load(mogul.save(model, tmp_path / "stream"))
+    fitted = BayesianGaussianMixture(2, covariance_type="diag", random_state=0).fit(x)
+    loaded = mogul.load(mogul.save(fitted, tmp_path / "fit"))
+    for one in (model, again, fitted, loaded):
+        with pytest.warns(MeanFieldWarning, match="Components overlap"):
+            one.posterior_ci("means")
+
+
 # --- automatic size -------------------------------------------------------------------------------
 
 
@@ -479,3 +552,85 @@ def test_settings_of_the_prior_are_saved_too(tmp_path):
     assert again.prior.mean_loc == [1.0, 2.0]
     assert again.prior.weight_concentration == priors.DirichletProcess(0.5)
     np.testing.assert_array_equal(again.fit(apart(22)).means_, model.means_)
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_priors_are_equal_when_their_settings_are():
+    """Arrays included, so that estimators can be compared, cloned and searched over."""
+    array, listed = priors.NormalWishart(np.zeros(2), 1.0), priors.NormalWishart([0.0, 0.0], 1.0)
+    assert array == listed
+    assert array != priors.NormalWishart(np.ones(2), 1.0)
+    assert array != priors.NormalWishart(None, 1.0)
+    assert array != priors.NormalGamma(np.zeros(2), 1.0)
+    assert priors.Dirichlet(np.ones(3)) == priors.Dirichlet([1, 1, 1])
+    assert priors.Dirichlet(1.0) != priors.DirichletProcess(1.0)
+    deep = priors.NormalGamma(weight_concentration=priors.Dirichlet(np.ones(2)))
+    assert deep == priors.NormalGamma(weight_concentration=priors.Dirichlet(np.ones(2)))
+    assert deep != priors.NormalGamma(weight_concentration=np.ones(2))
+    assert "NormalWishart" in repr(BayesianGaussianMixture(2, prior=array))
+
+
+def test_classes_and_callables_in_the_place_of_objects_are_refused():
+    x = apart(16)
+    with pytest.raises(InputError, match=r"NormalWishart is its class; write NormalWishart\(\)"):
+        BayesianGaussianMixture(2, prior=priors.NormalWishart).fit(x)
+    with pytest.raises(InputError, match=r"Gibbs is its class; write Gibbs\(\)"):
+        BayesianGaussianMixture(2, inference=Gibbs).fit(x)
+    with pytest.raises(InputError, match="callbacks must be callables"):
+        BayesianGaussianMixture(2, callbacks=["print"]).fit(x)
+
+
+def test_one_column_keeps_scikit_learns_shapes():
+    """With a single feature (D,) is (1,), which is no number: sums over it must not drop it."""
+    x = apart(16, d=1, k=2)
+    for prior in (priors.NormalGamma(0.0, 0.5, [1.0], [2.0]), priors.IndependentNormalGamma([0.0])):
+        model = BayesianGaussianMixture(2, covariance_type="diag", prior=prior, random_state=0)
+        model.fit(x)
+        assert model.covariances_.shape == model.means_.shape == (2, 1)
+        assert model.posterior_.interval("precisions").shape == (2, 1, 2)
+        assert model.posterior_["means"].sample().shape == (2, 1)
+    by_names = BayesianGaussianMixture(
+        2, covariance_type="diag", mean_prior=[0.0], covariance_prior=[2.0], random_state=0
+    ).fit(x)
+    assert by_names.covariance_prior_.shape == by_names.mean_prior_.shape == (1,)
+
+
+@pytest.mark.parametrize("method", ["svi", "vi-adam", "gibbs"])
+def test_what_has_not_converged_is_said(method):
+    rng = np.random.default_rng(20)
+    x = np.where(rng.random(300) < 0.5, 0.0, 1.5)[:, None] + rng.normal(size=(300, 1))
+    short = {"svi": SVI(passes=1), "vi-adam": AdamVI(epochs=1), "gibbs": Gibbs(8, 0, 4)}[method]
+    model = BayesianGaussianMixture(4, inference=short, init_params="random_from_data",
+                                    random_state=0)  # fmt: skip
+    says = "chains do not agree" if method == "gibbs" else "not at its optimum"
+    with pytest.warns(ConvergenceWarning, match=says) as caught:
+        model.fit(x)
+    assert caught[0].filename == __file__
+    assert not model.converged_
+
+
+def test_chains_that_agree_are_told_to_have_converged():
+    model = BayesianGaussianMixture(2, inference=Gibbs(500, 100, 4), random_state=0)
+    assert model.fit(apart(16, k=2)).converged_
+    assert model.posterior_.r_hat() < 1.05
+
+
+def test_warnings_point_at_the_line_of_the_user_through_every_layer():
+    """Also when scikit-learn stands between: a search, a pipeline, a callback."""
+    from sklearn.model_selection import cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x = clusters(13, 150, apart=1.5)
+    short = BayesianGaussianMixture(3, random_state=0, max_iter=1, tol=0.0)
+    for run in (
+        lambda: short.fit_predict(x),
+        lambda: make_pipeline(StandardScaler(), short).fit(x),
+        lambda: cross_val_score(short, x, cv=2),
+        lambda: mogul.GaussianMixture(3, random_state=0, max_iter=1, tol=0.0).fit(x),
+    ):
+        with pytest.warns(ConvergenceWarning) as caught:
+            run()
+        assert {one.filename for one in caught if one.category is ConvergenceWarning} == {__file__}

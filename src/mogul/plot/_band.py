@@ -72,12 +72,12 @@ def credible_density(
     >>> plot.credible_density(model.posterior_, data, feature="waiting_minutes").get_xlabel()
     'waiting_minutes'
     """
-    level = check_level(level)
+    level, n = check_level(level), check_count(n, "n", 2)
     names = checked_names(checked_posterior(posterior), None)
     chosen = positions([feature], names)
     posterior.std("weights", correction)  # warns where it is too narrow, and refuses the unknown
     whole = scene(posterior.mean(), data, sample_weight=sample_weight).pick(chosen)
-    draws = posterior.sample(min(check_count(n, "n", 2), posterior.n_kept or n)).marginal(chosen)
+    draws = posterior.sample(min(n, posterior.n_kept or n)).marginal(chosen)
     x = _points(whole.mixture, whole.rows)
     at = torch.from_numpy(x).unsqueeze(-1).to(draws.means)
     heights = draws.log_prob(at.unsqueeze(1)).cpu().numpy()  # logarithms, (points, draws)

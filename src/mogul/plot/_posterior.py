@@ -150,9 +150,10 @@ def posterior(
         curves.append(_curves(beliefs, name, level, "none"))
     before = None if prior is None else _prior_curves(prior, name, level)
     titles = [_title(name, " and ".join(dict.fromkeys(names[i] for i in p))) for p in panels]
+    seen = False
     for ax, panel, title in zip(grid, panels, titles, strict=True):
         at = [panel if k is None else (k, *panel) for k in chosen]
-        _draw(ax, [curves[0][i] for i in at], chosen)
+        seen |= _draw(ax, [curves[0][i] for i in at], chosen)
         for own in curves[1:]:
             _outline(ax, [own[i] for i in at], chosen)
         if before is not None:
@@ -162,7 +163,8 @@ def posterior(
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     named = [] if alike and components is None else [k for k in chosen if k is not None]
-    _say(grid[0], named, level, correction, before is not None)
+    if seen:
+        _say(grid[0], named, level, correction, before is not None)
     return grid
 
 
@@ -281,8 +283,8 @@ def _prior_curves(prior: Belief, name: str, level: float) -> dict[Any, _Curve]:
     return _curves(VariationalPosterior(prior, prior), name, level, "none")
 
 
-def _draw(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> None:
-    """Filled curves; the interval is filled more strongly."""
+def _draw(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> bool:
+    """Filled curves; the interval is filled more strongly. Whether there is any."""
     for curve, k in zip(curves, chosen, strict=True):
         shade = COLOURS[0] if k is None else colour(k)
         style = DASHES[0] if k is None else DASHES[round_of_colours(k)]
@@ -290,10 +292,11 @@ def _draw(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> None:
         ax.plot(
             curve.x, curve.height, color=shade, linestyle=style, linewidth=1.4, gid=f"curve {k}"
         )
-        ax.fill_between(
-            curve.x[inside], curve.height[inside], color=shade, alpha=0.35, linewidth=0,
-            gid=f"interval {k}",
-        )  # fmt: skip
+        if inside.any():
+            ax.fill_between(
+                curve.x[inside], curve.height[inside], color=shade, alpha=0.35, linewidth=0,
+                gid=f"interval {k}",
+            )  # fmt: skip
     finite = [c for c in curves if len(c.x) and np.isfinite(c.height).all()]
     if finite:
         seen = [c.seen() for c in finite]
@@ -305,6 +308,7 @@ def _draw(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> None:
         ax.text(0.5, 0.5, _why_none(curves), transform=ax.transAxes, ha="center", va="center",
                 fontsize="small")  # fmt: skip
         ax.set_xticks([])
+    return bool(finite)
 
 
 def _why_none(curves: list[_Curve]) -> str:
