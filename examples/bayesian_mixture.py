@@ -56,8 +56,6 @@ def identifiability(x: np.ndarray, draws: int) -> None:
     print(f"\nWhere four chains have the three components: {order}.")
     as_drawn = float(raw.means.flatten(0, 1).std(0).max())
     relabelled = float(model.posterior_.std("means").max())
-    as_drawn = float(raw.means.flatten(0, 1).std(0).max())
-    relabelled = float(model.posterior_.std("means").max())
     print(f"Deviation of means over all draws: {as_drawn:.2f}; relabelled: {relabelled:.3f}.")
     far = torch.tensor([[0.0, 0.0]], dtype=torch.float64)
     same = [float(m.predictive().log_prob(far)) for m in

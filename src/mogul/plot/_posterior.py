@@ -286,6 +286,8 @@ def _prior_curves(prior: Belief, name: str, level: float) -> dict[Any, _Curve]:
 def _draw(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> bool:
     """Filled curves; the interval is filled more strongly. Whether there is any."""
     for curve, k in zip(curves, chosen, strict=True):
+        if not len(curve.x):
+            continue
         shade = COLOURS[0] if k is None else colour(k)
         style = DASHES[0] if k is None else DASHES[round_of_colours(k)]
         inside = (curve.x >= curve.ends[0]) & (curve.x <= curve.ends[1])
