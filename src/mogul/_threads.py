@@ -58,18 +58,26 @@ def _libraries() -> ThreadpoolController:
 
 
 def shares(n_rows: int, tile_rows: int) -> list[slice]:
-    """Rows cut into one stretch for each thread, or one in all when they fill few tiles.
+    """Rows cut into one stretch for each thread, or into fewer when they do not fill as many tiles.
 
     The cut depends on the number of threads only, so that sums are the same in every run.
     """
-    n_shares = max(1, min(torch.get_num_threads(), n_rows // (2 * tile_rows)))
+    n_shares = max(1, min(torch.get_num_threads(), n_rows // tile_rows))
     step = -(-n_rows // n_shares) if n_rows else 0
     return [slice(i * step, min((i + 1) * step, n_rows)) for i in range(n_shares)]
 
 
 def in_threads(function: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-    """``function`` of each item, each in a thread of its own that runs torch on one core."""
-    if len(items) == 1:
+    """``function`` of each item, each in a thread of its own that runs torch on one core.
+
+    A single item is on one core too: its tiles are too small for two, and on cores that other
+    programs shared two made a pass over 10,000 rows ten times as long.
+    """
+    threads = torch.get_num_threads()
+    if len(items) == 1 and threads == 1:
         return [function(items[0])]
-    with _one_thread(torch.get_num_threads()), ThreadPoolExecutor(len(items)) as pool:
-        return list(pool.map(function, items))
+    with _one_thread(threads):
+        if len(items) == 1:
+            return [function(items[0])]
+        with ThreadPoolExecutor(len(items)) as pool:
+            return list(pool.map(function, items))
