@@ -4,7 +4,8 @@
 
     MogulError
     ├── InputError (ValueError)           what was passed in cannot be used
-    │   └── UnknownNameError (KeyError)   a column, feature or structure that does not exist
+    │   ├── UnknownNameError (KeyError)   a column, feature or structure that does not exist
+    │   └── InputTypeError (TypeError)    what was passed in is not of a kind that can be used
     ├── DegenerateFitError (ValueError)   every start of a fit collapsed
     ├── NotConvergedError (ValueError)    an answer needs a converged fit
     └── FileError (OSError)               a file cannot be used
@@ -25,6 +26,7 @@ __all__ = [
     "FileError",
     "FileFormatError",
     "InputError",
+    "InputTypeError",
     "MeanFieldWarning",
     "MissingFileError",
     "MogulError",
@@ -49,6 +51,10 @@ class UnknownNameError(InputError, KeyError):
 
     def __str__(self) -> str:  # KeyError would print the quoted repr of the sentence
         return str(self.args[0])
+
+
+class InputTypeError(InputError, TypeError):
+    """What was passed in is not of a kind that can be used: scikit-learn's users expect its base."""
 
 
 class DegenerateFitError(MogulError, ValueError):

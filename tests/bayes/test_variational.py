@@ -151,7 +151,9 @@ def test_adam_on_the_pages_bound_ends_far_above_the_page(page):
             drawn = {"n_samples": 500, "generator": generator(1)}
             return float(sampled_elbo(rows, belief, prior, **drawn))
 
-    assert found.elbo == pytest.approx(bound(found.belief), abs=0.6)  # by ratios, and by likelihoods
+    assert found.elbo == pytest.approx(
+        bound(found.belief), abs=0.6
+    )  # by ratios, and by likelihoods
     assert found.elbo > bound(published()) + 500
     assert found.elbo > bound(best) - 0.5
     shapes, counts, deviations = figures(found.belief)

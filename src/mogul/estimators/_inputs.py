@@ -16,7 +16,7 @@ from mogul._warn import warn
 from mogul.data.rows import Rows
 from mogul.data.tables import Table
 from mogul.datasets import Dataset
-from mogul.errors import InputError, SpikeWarning
+from mogul.errors import InputError, InputTypeError, SpikeWarning
 from mogul.infer.spikes import constant_columns
 
 __all__ = [
@@ -46,9 +46,11 @@ def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int
         else:
             _check_names(estimator, names)
             checked = check_array(np.asarray(X), estimator=estimator, **options)
-    except (ValueError, TypeError, RuntimeError) as error:
-        # A TypeError is of sparse matrices and of column names that are not all strings, a
-        # RuntimeError of tensors that take part in a graph of gradients.
+    except (
+        TypeError
+    ) as error:  # of sparse matrices, mixed column names, objects that are no numbers
+        raise InputTypeError(_one_sentence(str(error))) from None
+    except (ValueError, RuntimeError) as error:  # the latter of tensors with a graph of gradients
         raise InputError(_one_sentence(str(error))) from None
     _check_finite(checked, getattr(estimator, "feature_names_in_", None))
     return checked

@@ -84,14 +84,14 @@ def _array(given: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
     return found
 
 
-def prior_attributes(prior: Belief) -> dict[str, Any]:
+def prior_attributes(model: Any, prior: Belief) -> dict[str, Any]:
     """The settings of a prior, filled in, of its first component; by attribute."""
     components, weights = prior.components, prior.weights
     kind, d = components.kind, components.loc.shape[-1]
     found: dict[str, Any] = {"mean_prior_": _numpy(components.loc[0])}
     parts = weights.concentrations()
-    broken = len(parts) == 1 or weights.n_components > 1  # a stick of one part is whole
-    found["weight_concentration_prior_"] = float(parts[-1][0]) if broken else 1.0
+    whole = len(parts) > 1 and weights.n_components == 1  # such a stick has no breaks to ask
+    found["weight_concentration_prior_"] = _given(model) if whole else float(parts[-1][0])
     own = components.hyperparameters()
     if own:
         scale = components.precisions.scale.covariances() / kind.rows_per_block(d)
@@ -99,6 +99,13 @@ def prior_attributes(prior: Belief) -> dict[str, Any]:
         found["mean_precision_prior_"] = float(own["mean_precision"][0])
         found["degrees_of_freedom_prior_"] = float(own["degrees_of_freedom"].flatten()[0])
     return found
+
+
+def _given(model: Any) -> float:
+    """The concentration of a process as it was asked for; 1 / K by default, for K = 1."""
+    prior, setting = model.prior, model.weight_concentration_prior
+    given = setting if prior is None else prior.weight_concentration.concentration
+    return 1.0 if given is None else float(given)
 
 
 def posterior_attributes(belief: Belief) -> dict[str, Any]:

@@ -465,7 +465,7 @@ degrees_of_freedom_prior_ : float or ndarray
         self.precisions_cholesky_ = covariance.precisions_cholesky().numpy()
         self.n_effective_components_ = len(needed_components(self.weights_, _HELD))
         self._predictive = posterior.predictive()
-        found = prior_attributes(prior)
+        found = prior_attributes(self, prior)
         if isinstance(posterior, VariationalPosterior):
             found |= posterior_attributes(posterior.belief)
         for name, value in found.items():
