@@ -54,7 +54,7 @@ class UnknownNameError(InputError, KeyError):
 
 
 class InputTypeError(InputError, TypeError):
-    """What was passed in is not of a kind that can be used: scikit-learn's users expect its base."""
+    """What was passed in is not of a kind that can be used."""
 
 
 class DegenerateFitError(MogulError, ValueError):

@@ -89,9 +89,9 @@ def prior_attributes(model: Any, prior: Belief) -> dict[str, Any]:
     components, weights = prior.components, prior.weights
     kind, d = components.kind, components.loc.shape[-1]
     found: dict[str, Any] = {"mean_prior_": _numpy(components.loc[0])}
-    parts = weights.concentrations()
-    whole = len(parts) > 1 and weights.n_components == 1  # such a stick has no breaks to ask
-    found["weight_concentration_prior_"] = _given(model) if whole else float(parts[-1][0])
+    *others, last = weights.concentrations()
+    whole = others and weights.n_components == 1  # such a stick has no breaks to ask
+    found["weight_concentration_prior_"] = _given(model) if whole else float(last[0])
     own = components.hyperparameters()
     if own:
         scale = components.precisions.scale.covariances() / kind.rows_per_block(d)
