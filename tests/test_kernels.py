@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from threadpoolctl import threadpool_info
 
 from laws.cases import CASES, draw, draw_one, leaves, rebuild, tensor
 from mogul import Mixture
-from mogul._threads import one_thread_if_small
+from mogul._threads import in_threads, one_thread_if_small
 from mogul.infer.em import m_step
 from mogul.kernels import KERNELS, e_step, log_prob, predict, responsibilities
 from mogul.stats import Stats
@@ -421,3 +422,26 @@ def test_who_asks_torch_for_one_thread_gets_one_of_blas_too():
             assert [p["num_threads"] for p in pools] == [1] * len(pools)
     finally:
         torch.set_num_threads(before)
+
+
+def test_callers_in_many_threads_leave_the_numbers_of_threads_as_they_were(threads):
+    """In whatever order they come and go, and when one fails."""
+    mixture, truth = draw_one("diag", 8, 3, 3)
+    x = tensor(truth.draw(np.random.default_rng(8), 20_000))
+    alone = log_prob(x, mixture)
+    before = sorted(library["num_threads"] for library in blas())
+
+    def score(i):
+        if i % 7 == 3:
+            with pytest.raises(ZeroDivisionError):
+                in_threads(lambda _: 1 / 0, [0])
+        return log_prob(x, mixture)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(score, range(60)))
+    assert all(torch.allclose(one, alone, rtol=1e-12, atol=0) for one in found)
+    assert sorted(library["num_threads"] for library in blas()) == before
+
+
+def blas():
+    return [library for library in threadpool_info() if library["user_api"] == "blas"]

@@ -7,11 +7,12 @@ time many times over. Here each thread works through its own rows, one core each
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -33,22 +34,59 @@ def one_thread_if_small(work: int) -> Iterator[None]:
     on one. Where torch was told to use one thread, BLAS does too, whatever the work. The numbers of
     threads are put back at the end.
     """
-    threads = torch.get_num_threads()
-    if work > _SMALL and threads > 1:
+    if work > _SMALL and torch.get_num_threads() > 1:
         yield
     else:
-        with _one_thread(threads):
+        with _ONE_THREAD:
             yield
 
 
-@contextmanager
-def _one_thread(threads: int) -> Iterator[None]:
-    torch.set_num_threads(1)
-    try:
-        with _libraries().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
+class _OneThread:
+    """A context in which torch and BLAS use one thread, for any number of callers at a time.
+
+    The numbers are of the whole process: the first caller to come in notes them and the last to
+    leave puts them back, in whatever order they come and go.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callers = 0
+        self._mine = threading.local()
+        self._before = 1
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._callers == 0:
+                self._before = torch.get_num_threads()
+                self._limits = _libraries().limit(limits=1, user_api="blas")
+            self._callers += 1
+        self._mine.depth = getattr(self._mine, "depth", 0) + 1
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._mine.depth -= 1
+        with self._lock:
+            self._callers -= 1
+            if self._callers == 0:
+                _let_go()
+                self._limits.restore_original_limits()
+                _let_go()
+        torch.set_num_threads(1 if self._mine.depth else self._before)
+
+
+_ONE_THREAD = _OneThread()
+
+
+def _let_go() -> None:
+    """From threadpoolctl 3.7 on only the thread that set a limit may change it, unless it is freed.
+
+    The last caller to leave need not be the first that came.
+    """
+    for library in _libraries().lib_controllers:
+        free = getattr(library, "clear_controlling_thread", None)
+        if free is not None:
+            free(force=True)
 
 
 @cache
@@ -73,10 +111,9 @@ def in_threads(function: Callable[[Item], Answer], items: Sequence[Item]) -> lis
     A single item is on one core too: its tiles are too small for two, and on cores that other
     programs shared two made a pass over 10,000 rows ten times as long.
     """
-    threads = torch.get_num_threads()
-    if len(items) == 1 and threads == 1:
+    if len(items) == 1 and torch.get_num_threads() == 1:
         return [function(items[0])]
-    with _one_thread(threads):
+    with _ONE_THREAD:
         if len(items) == 1:
             return [function(items[0])]
         with ThreadPoolExecutor(len(items)) as pool:
