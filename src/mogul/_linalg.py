@@ -15,6 +15,8 @@ __all__ = [
     "is_symmetric",
     "log_triangle",
     "mahalanobis_whiten",
+    "merge_axis",
+    "on_diagonal",
     "precision_factor",
     "symmetric",
     "transpose",
@@ -111,18 +113,24 @@ def log_triangle(factor: Tensor, reference: Tensor | None) -> Tensor:
     )
     rows, columns = torch.tril_indices(factor.shape[-1], factor.shape[-1])
     entries = ratio[..., rows, columns]
-    on_diagonal = (rows == columns).to(entries.device)
-    return torch.where(on_diagonal, torch.where(on_diagonal, entries, 1.0).log(), entries)
+    logs = on_diagonal(factor.shape[-1]).to(entries.device)
+    return torch.where(logs, torch.where(logs, entries, 1.0).log(), entries)
 
 
 def exp_triangle(values: Tensor, n_features: int, reference: Tensor | None) -> Tensor:
     """The inverse of :func:`log_triangle`."""
     rows, columns = torch.tril_indices(n_features, n_features)
-    on_diagonal = (rows == columns).to(values.device)
-    entries = torch.where(on_diagonal, torch.where(on_diagonal, values, 0.0).exp(), values)
+    logs = on_diagonal(n_features).to(values.device)
+    entries = torch.where(logs, torch.where(logs, values, 0.0).exp(), values)
     ratio = values.new_zeros((*values.shape[:-1], n_features, n_features))
     ratio[..., rows, columns] = entries
     return ratio if reference is None else reference @ ratio
+
+
+def on_diagonal(n_features: int) -> Tensor:
+    """Which entries of :func:`log_triangle` are of the diagonal; (D (D + 1) / 2)."""
+    rows, columns = torch.tril_indices(n_features, n_features)
+    return rows == columns
 
 
 def triangle_units(scales: Tensor) -> Tensor:
@@ -136,3 +144,11 @@ def widened_factor(factor: Tensor, variance: Tensor) -> Tensor:
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     more = variance.sqrt()[..., None, None] * eye
     return factor_of_rows(torch.cat([factor, more.expand_as(factor)], -1))
+
+
+def merge_axis(values: Tensor, n_batch: int, axis: int | None) -> Tensor:
+    """An axis of a batch (*batch, K, …), or all of them, flattened into that of the components."""
+    if axis is None:
+        return values.flatten(0, n_batch)
+    place = axis % n_batch
+    return values.movedim(place, n_batch - 1).flatten(n_batch - 1, n_batch)

@@ -21,6 +21,7 @@ from mogul._divergence import (
     variational_kl,
 )
 from mogul._implicit import attach_gradient, rosenblatt
+from mogul._linalg import merge_axis
 from mogul._modes import global_mode
 from mogul.covariances import Covariance, structure
 from mogul.errors import InputError, UnknownNameError
@@ -262,8 +263,13 @@ class Mixture(Distribution):
             self.feature_names,
         )
 
-    def merged(self) -> Mixture:
+    def merged(self, axis: int | None = None) -> Mixture:
         """One mixture of all the components of a batch: the average of its densities.
+
+        Parameters
+        ----------
+        axis : int, optional
+            Of the batch, the only one to average over; all of them by default.
 
         Examples
         --------
@@ -275,10 +281,12 @@ class Mixture(Distribution):
         tensor([2.], dtype=torch.float64)
         """
         n_batch = len(self.batch_shape)
+        if axis is not None and not -n_batch <= axis < n_batch:
+            raise InputError(f"axis must be one of {n_batch} batch axes; got {axis}.")
         return Mixture(
-            self.log_weights.flatten(),
-            self.means.flatten(0, n_batch),
-            self.covariance.merged(),
+            merge_axis(self.log_weights, n_batch, axis),
+            merge_axis(self.means, n_batch, axis),
+            self.covariance.merged(axis),
             self.feature_names,
         )
 
@@ -747,6 +755,40 @@ class Mixture(Distribution):
         return placed.movedim(-2, 0)
 
     # --- shaping ------------------------------------------------------------------------------
+
+    def affine(self, loc: Any, scale: Any) -> Mixture:
+        """The distribution of loc + scale · x, feature by feature: another unit and origin.
+
+        Parameters
+        ----------
+        loc : array-like, shape (D,), or a number
+        scale : array-like, shape (D,), or a number
+            Positive. With different scales a spherical mixture becomes a diagonal one.
+
+        Examples
+        --------
+        >>> from mogul import Mixture
+        >>> celsius = Mixture.from_parameters([1.0], [[20.0]], [[4.0]], "diag")
+        >>> fahrenheit = celsius.affine(32.0, 1.8)
+        >>> fahrenheit.mean, fahrenheit.stddev
+        (tensor([68.], dtype=torch.float64), tensor([3.6000], dtype=torch.float64))
+        """
+        try:
+            shift, by = (
+                _as_tensor(part).to(self.means).expand(self.n_features) for part in (loc, scale)
+            )
+        except RuntimeError:
+            raise InputError(
+                f"loc and scale must be numbers, or {self.n_features}, one a feature."
+            ) from None
+        if not bool(((by > 0) & torch.isfinite(by) & torch.isfinite(shift)).all()):
+            raise InputError("loc must be finite and scale positive and finite.")
+        return Mixture(
+            self.log_weights,
+            shift + by * self.means,
+            self.covariance.rescaled(by),
+            self.feature_names,
+        )
 
     def sharpen(self, weight_bias: float = 0.0, scale_bias: float = 0.0) -> Mixture:
         """Graves' biasing for cleaner samples (Graves 2013).

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laws.cases import CASES, draw_one, random_matrices, tensor
+from laws.cases import CASES, draw, draw_one, random_matrices, tensor
 from mogul.covariances import STRUCTURES, Covariance, structure
 from mogul.errors import InputError, UnknownNameError
 
@@ -436,3 +436,34 @@ def test_a_mixture_reports_its_structure(name):
     assert mixture.covariance_type == name
     assert mixture.n_parameters == 2 + 3 * 4 + CASES[name].n_free(3, 4)
     assert len(truth.weights) == 3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_another_unit_and_origin_do_the_same_to_the_density(name):
+    mixture, _ = draw_one(name, 3, 3, 2)
+    for scale in ([2.0, 2.0], [0.1, 30.0]):
+        loc, by = tensor([5.0, -3.0]), tensor(scale)
+        moved = mixture.affine(loc, by)
+        x = tensor(np.random.default_rng(3).normal(size=(20, 2)))
+        expected = mixture.log_prob(x) - by.log().sum()
+        torch.testing.assert_close(moved.log_prob(loc + by * x), expected)
+        torch.testing.assert_close(moved.mean, loc + by * mixture.mean)
+    for loc, scale in ((0.0, -1.0), (0.0, [1.0, 2.0, 3.0]), (np.nan, 1.0)):
+        with pytest.raises(InputError, match="loc"):
+            mixture.affine(loc, scale)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_merging_along_an_axis_averages_the_densities(name):
+    mixture, _ = draw(name, 4, 3, 2, (2, 5))
+    x = tensor(np.random.default_rng(4).normal(size=(7, 1, 2)))
+    each = mixture.log_prob(x.unsqueeze(1))  # (7, 2, 5)
+    for axis, batch in ((0, (5,)), (1, (2,)), (-1, (2,))):
+        merged = mixture.merged(axis)
+        assert merged.batch_shape == batch
+        assert merged.n_components == 3 * mixture.batch_shape[axis]
+        n = mixture.batch_shape[axis]
+        expected = each.movedim(1 + axis % 2, 0).logsumexp(0) - np.log(n)
+        torch.testing.assert_close(merged.log_prob(x), expected)
+    with pytest.raises(InputError, match="one of 2 batch axes"):
+        mixture.merged(2)

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from mogul._linalg import merge_axis
 from mogul.errors import InputError
 from mogul.stats import Stats
 
@@ -69,14 +70,14 @@ class Covariance(ABC):
         """Some of the batch, as by indexing its leading axes."""
         return replace(self, factor=self.factor[index])
 
-    def merged(self) -> Covariance:
-        """All components of a batch as the components of one; batch shape ().
+    def merged(self, axis: int | None = None) -> Covariance:
+        """All components along an axis of the batch, or of all of it, as the components of one.
 
         Of another structure where components of this one have something in common.
         """
-        n_batch = self.factor.ndim - self.factor_ndim
-        n_components = self.batch_shape.numel() * self.n_components
-        return replace(self, factor=self.factor.flatten(0, n_batch), n_components=n_components)
+        factor = merge_axis(self.factor, len(self.batch_shape), axis)
+        n_components = factor.shape[factor.ndim - self.factor_ndim]
+        return replace(self, factor=factor, n_components=n_components)
 
     def to(self, **kwargs) -> Self:
         """Change device or dtype, in the words of ``torch.Tensor.to``."""
@@ -201,6 +202,13 @@ class Covariance(ABC):
         """Standard deviations multiplied by exp(log_factor), a tensor of the batch shape or ()."""
 
     @abstractmethod
+    def rescaled(self, scales: Tensor) -> Covariance:
+        """Those of features multiplied by ``scales`` (D), which are positive.
+
+        Of another structure where this one does not tell features apart.
+        """
+
+    @abstractmethod
     def widened(self, variance: Tensor) -> Self:
         """Σ_k + v I, as by adding noise; ``variance`` v ≥ 0 is a tensor of the batch shape or ().
 
@@ -228,6 +236,11 @@ class Covariance(ABC):
     def chart_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
         """How the entries of :meth:`encode` are arranged for people; flat, they are the vector."""
         return cls.factor_shape(n_components, n_features)
+
+    @classmethod
+    def chart_logarithms(cls, n_features: int) -> Tensor:
+        """Which entries of a component's :meth:`encode` are logarithms of scales."""
+        return torch.ones(cls.chart_shape(1, n_features), dtype=torch.bool).flatten()
 
     @classmethod
     def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:

@@ -81,6 +81,9 @@ class DiagCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
 
+    def rescaled(self, scales: Tensor) -> Self:
+        return replace(self, factor=self.factor * scales)
+
     def widened(self, variance: Tensor) -> Self:
         return replace(self, factor=(self.factor.square() + variance[..., None, None]).sqrt())
 

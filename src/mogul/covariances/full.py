@@ -18,6 +18,7 @@ from mogul._linalg import (
     is_symmetric,
     log_triangle,
     mahalanobis_whiten,
+    on_diagonal,
     precision_factor,
     symmetric,
     transpose,
@@ -103,6 +104,9 @@ class FullCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None, None])
 
+    def rescaled(self, scales: Tensor) -> Self:
+        return replace(self, factor=scales.unsqueeze(-1) * self.factor)
+
     def widened(self, variance: Tensor) -> Self:
         return replace(self, factor=widened_factor(self.factor, variance.unsqueeze(-1)))
 
@@ -122,6 +126,10 @@ class FullCovariance(Covariance):
     @classmethod
     def chart_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features * (n_features + 1) // 2)
+
+    @classmethod
+    def chart_logarithms(cls, n_features: int) -> Tensor:
+        return on_diagonal(n_features)
 
     @classmethod
     def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:

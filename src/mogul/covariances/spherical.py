@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mogul.covariances.base import Covariance
+from mogul.covariances.diag import DiagCovariance
 
 __all__ = ["SphericalCovariance"]
 
@@ -82,6 +83,13 @@ class SphericalCovariance(Covariance):
 
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None])
+
+    def rescaled(self, scales: Tensor) -> Covariance:
+        if bool((scales == scales[0]).all()):
+            return replace(self, factor=self.factor * scales[0])
+        return DiagCovariance(
+            self.factor.unsqueeze(-1) * scales, self.n_components, self.n_features
+        )
 
     def widened(self, variance: Tensor) -> Self:
         return replace(self, factor=(self.factor.square() + variance[..., None]).sqrt())

@@ -18,6 +18,8 @@ from mogul._linalg import (
     is_symmetric,
     log_triangle,
     mahalanobis_whiten,
+    merge_axis,
+    on_diagonal,
     precision_factor,
     symmetric,
     transpose,
@@ -49,9 +51,9 @@ class TiedCovariance(Covariance):
     def select(self, components: Tensor) -> Self:
         return replace(self, n_components=len(components))
 
-    def merged(self) -> FullCovariance:
-        factor = self.scale_tril().flatten(0, len(self.batch_shape))
-        return FullCovariance(factor, len(factor), self.n_features)
+    def merged(self, axis: int | None = None) -> FullCovariance:
+        factor = merge_axis(self.scale_tril(), len(self.batch_shape), axis)
+        return FullCovariance(factor, factor.shape[-3], self.n_features)
 
     @classmethod
     def _factorise(cls, covariances: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,6 +117,9 @@ class TiedCovariance(Covariance):
     def scaled(self, log_factor: Tensor) -> Self:
         return replace(self, factor=self.factor * log_factor.exp()[..., None, None])
 
+    def rescaled(self, scales: Tensor) -> Self:
+        return replace(self, factor=scales.unsqueeze(-1) * self.factor)
+
     def widened(self, variance: Tensor) -> Self:
         return replace(self, factor=widened_factor(self.factor, variance))
 
@@ -131,6 +136,10 @@ class TiedCovariance(Covariance):
     @classmethod
     def chart_shape(cls, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features * (n_features + 1) // 2,)
+
+    @classmethod
+    def chart_logarithms(cls, n_features: int) -> Tensor:
+        return on_diagonal(n_features)
 
     @classmethod
     def chart_units(cls, scales: Tensor, n_components: int) -> Tensor:
