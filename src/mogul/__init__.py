@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mogul.estimators import (
         BayesianGaussianMixture,
         GaussianMixture,
+        MixtureDensityRegressor,
         SelectionResult,
         select,
     )
@@ -28,6 +29,7 @@ _LAZY = {
     "BayesianGaussianMixture": "mogul.estimators",
     "GaussianMixture": "mogul.estimators",
     "Mixture": "mogul.mixture",
+    "MixtureDensityRegressor": "mogul.estimators",
     "Posterior": "mogul.posterior",
     "SelectionResult": "mogul.estimators",
     "select": "mogul.estimators",
@@ -40,6 +42,7 @@ __all__ = [
     "BayesianGaussianMixture",
     "GaussianMixture",
     "Mixture",
+    "MixtureDensityRegressor",
     "Posterior",
     "SelectionResult",
     "__version__",

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from mogul.estimators.bayesian_mixture import BayesianGaussianMixture
 from mogul.estimators.gaussian_mixture import GaussianMixture
+from mogul.estimators.mixture_density_regressor import MixtureDensityRegressor
 from mogul.estimators.selection import SelectionResult, select
 
-__all__ = ["BayesianGaussianMixture", "GaussianMixture", "SelectionResult", "select"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "GaussianMixture",
+    "MixtureDensityRegressor",
+    "SelectionResult",
+    "select",
+]

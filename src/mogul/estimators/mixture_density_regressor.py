@@ -1,0 +1,551 @@
+"""Regression that answers with the whole distribution of y given x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from mogul._checks import check_count, check_level
+from mogul._progress import ProgressLine
+from mogul._warn import warn
+from mogul.covariances import STRUCTURES
+from mogul.errors import InputError
+from mogul.estimators._inputs import as_tensor, check_sample_weight, named_device, validated
+from mogul.estimators._targets import checked_targets, target_names
+from mogul.mixture import Mixture
+from mogul.nn.density_losses import LOSSES, known_log_prob
+from mogul.nn.density_training import (
+    EpochRecord,
+    TrainingData,
+    TrainingResult,
+    TrainingSettings,
+    train,
+)
+from mogul.nn.mixture_density_network import MixtureDensityNetwork
+from mogul.nn.mlp import ACTIVATIONS
+
+__all__ = ["MixtureDensityRegressor"]
+
+_LEVELS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""Multiples of n^(−1/(4 + d)) that noise="auto" tries; the least is as good as none."""
+_SMALLEST_BATCH, _LARGEST_BATCH, _ROWS_A_BATCH = 64, 1024, 32
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 4000, 20, 600
+"""Steps that max_epochs="auto" makes, about, and epochs that it keeps to."""
+_NUMBERS_TOGETHER = 1 << 22
+"""Of the mixtures that are held at once when a table is scored."""
+_LARGEST_SEED = 2**31 - 1
+
+
+class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
+    r"""An ensemble of mixture density networks: p(y | x) as a mixture of Gaussians.
+
+    .. math::
+        p(y \mid x) = \frac1M \sum_m \sum_k w_{mk}(x)\,
+        \mathcal{N}\bigl(y \mid \mu_{mk}(x), \Sigma_{mk}(x)\bigr)
+
+    Everything goes in and comes out in the units of the data; inside, x and y are standardised.
+    Each network holds out rows of its own, by which it is stopped at its best.
+
+    Parameters
+    ----------
+    n_components : int, default 5
+        K, of each network.
+    covariance_type : {"diag", "full", "spherical", "tied"}, default "diag"
+        Of several outputs.
+    hidden : sequence of int, default (64, 64)
+        The widths of the layers.
+    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
+    dropout : float, default 0.0
+    backbone : nn.Module or callable, optional
+        In the place of the layers: a module from (B, n_features) to (B, F), of which each network
+        gets a copy with parameters drawn anew, or a function from n_features to such a module.
+    loss : {"nll", "ngem", "crps"}, default "nll"
+        See :class:`mogul.nn.MixtureDensityNetwork`.
+    n_ensemble : int, default 10
+        M. Networks of the default layers are trained as one, which costs little more than a few.
+    validation_fraction : float, default 0.1
+        Of the rows, held out from each network; different ones while there are any.
+    noise : "auto", float or None, default "auto"
+        Fresh noise on x and y at every step, of this many n^(−1/(4 + d)) standard deviations, for n
+        rows and d features (Rothfuss and others 2019): the one guard against too narrow densities
+        that little data needs. "auto" trains with six levels and keeps the networks of the one with
+        the least held-out loss; that costs six times as much.
+    min_scale : float, default 0.01
+        The least scale of a component, in standard deviations of y. Where values of y repeat, a
+        smaller one lets a likelihood grow without saying more.
+    max_epochs : "auto" or int, default "auto"
+        Passes over the rows: as many as make 4000 steps, at least 20 and at most 600.
+    patience : int, default 100
+        Epochs without progress of any network after which training ends.
+    batch_size : "auto" or int, default "auto"
+        From 64 for a thousand rows or two to 1024 for many.
+    learning_rate : float, default 0.01
+        At the start; it falls to zero as a cosine.
+    weight_decay : float, default 0.1
+        As in AdamW (Loshchilov and Hutter 2019).
+    random_state : int, RandomState or None, default None
+    callbacks : sequence of callables, optional
+        Each is called with a record after every epoch; returning True ends the training and keeps
+        the networks as they were at their best.
+    progress : {"auto", True, False}, default "auto"
+    device : str or torch.device, optional
+
+    Attributes
+    ----------
+    networks_ : list of MixtureDensityNetwork
+    noise_ : float
+        The standard deviation of the noise, in those of the data.
+    noise_losses_ : dict of float to float
+        The held-out loss of every level that was tried, y in standard deviations.
+    held_out_loss_ : float
+        The mean over the networks of the loss of the rows each did not see, in the units of y.
+    best_epochs_ : ndarray, shape (M,)
+    history_ : list of EpochRecord
+    n_outputs_ : int
+    n_features_in_ : int
+    feature_names_in_ : ndarray
+
+    Raises
+    ------
+    InputError
+        For rows, targets or settings that cannot be used.
+
+    References
+    ----------
+    Bishop (1994); Lakshminarayanan, Pritzel and Blundell (2017); Rothfuss, Ferreira, Walther and
+    Ulrich (2019).
+
+    Examples
+    --------
+    >>> from mogul import MixtureDensityRegressor, datasets
+    >>> rows = datasets.old_faithful().values
+    >>> model = MixtureDensityRegressor(2, n_ensemble=2, noise=0.1, max_epochs=20, random_state=0)
+    >>> model.fit(rows[:, :1], rows[:, 1])
+    MixtureDensityRegressor(max_epochs=20, n_components=2, n_ensemble=2, noise=0.1,
+                            random_state=0)
+    >>> model.predict_interval([[2.0], [4.5]], 0.9).shape
+    (2, 2)
+    >>> model.predict_mixture([[2.0], [4.5]])
+    Mixture(n_components=4, n_features=1, covariance_type='diag', batch_shape=(2,))
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "hidden": ["array-like", tuple],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "dropout": [Interval(Real, 0.0, 1.0, closed="left")],
+        "backbone": [None, callable],
+        "loss": [StrOptions(set(LOSSES))],
+        "n_ensemble": [Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0.0, 0.5, closed="right")],
+        "noise": [StrOptions({"auto"}), Interval(Real, 0.0, None, closed="left"), None],
+        "min_scale": [Interval(Real, 0.0, None, closed="left")],
+        "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0.0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0.0, None, closed="left")],
+        "random_state": ["random_state"],
+        "callbacks": [list, tuple, None],
+        "progress": [StrOptions({"auto"}), "boolean"],
+    }
+
+    networks_: list[MixtureDensityNetwork]
+
+    def __init__(
+        self,
+        n_components: int = 5,
+        *,
+        covariance_type: str = "diag",
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "silu",
+        dropout: float = 0.0,
+        backbone: nn.Module | Callable[[int], nn.Module] | None = None,
+        loss: str = "nll",
+        n_ensemble: int = 10,
+        validation_fraction: float = 0.1,
+        noise: str | float | None = "auto",
+        min_scale: float = 0.01,
+        max_epochs: str | int = "auto",
+        patience: int = 100,
+        batch_size: str | int = "auto",
+        learning_rate: float = 0.01,
+        weight_decay: float = 0.1,
+        random_state: int | RandomState | None = None,
+        callbacks: Sequence[Callable[[EpochRecord], bool | None]] | None = None,
+        progress: str | bool = "auto",
+        device: str | torch.device | None = None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.hidden = hidden
+        self.activation = activation
+        self.dropout = dropout
+        self.backbone = backbone
+        self.loss = loss
+        self.n_ensemble = n_ensemble
+        self.validation_fraction = validation_fraction
+        self.noise = noise
+        self.min_scale = min_scale
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.random_state = random_state
+        self.callbacks = callbacks
+        self.progress = progress
+        self.device = device
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.required = True
+        tags.regressor_tags.poor_score = True  # a score is a log-density, of no fixed scale
+        return tags
+
+    # --- fitting ------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the networks.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, n_features)
+        y : array-like or data frame, shape (N,) or (N, D)
+            Missing outputs are NaN: what is known of a row counts. A row of which nothing is known
+            is refused.
+        sample_weight : array-like, shape (N,), optional
+            Multiplies the loss of each row; rows of weight zero are left out.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            For rows, targets, weights or settings that cannot be used.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When a training was stopped before its end.
+        """
+        array = validated(self, X, reset=True, min_samples=2)
+        targets = checked_targets(y, len(array))
+        weight = check_sample_weight(sample_weight, len(array))
+        if weight is not None and not weight.all():
+            kept = weight > 0
+            array, targets, weight = array[kept], targets[kept], weight[kept]
+            if len(array) < 2:
+                raise InputError("Only one row has a positive weight; at least two are needed.")
+        self._target_names, self._flat = target_names(y), np.ndim(y) == 1
+        self.n_outputs_ = targets.shape[1]
+        rng = check_random_state(self.random_state)
+        device = named_device(self.device)
+        x, outputs = as_tensor(array, device).double(), as_tensor(targets, device)
+        if weight is None:
+            counts = torch.ones(len(x), dtype=torch.float64, device=device)
+        else:
+            counts = as_tensor(weight, device)
+        levels = self._levels(*x.shape)
+        networks = self._networks(x, outputs, counts, levels, rng)
+        self._train(networks, x, outputs, counts, levels, rng)
+        return self
+
+    def _levels(self, n_rows: int, n_features: int) -> list[float]:
+        """The standard deviations of the noise to try, in those of the data."""
+        unit = n_rows ** (-1 / (4 + n_features))
+        if isinstance(self.noise, str):
+            return [level * unit for level in _LEVELS]
+        return [float(self.noise or 0.0) * unit]
+
+    def _networks(
+        self, x: Tensor, y: Tensor, weight: Tensor, levels: list[float], rng: RandomState
+    ) -> list[MixtureDensityNetwork]:
+        """For each level of noise the same ensemble, at its start."""
+        seeds = rng.randint(_LARGEST_SEED, size=self.n_ensemble)
+        with torch.random.fork_rng(devices=[]):  # layers draw from torch's own generator
+            team = []
+            for seed in seeds:
+                torch.manual_seed(int(seed))
+                team.append(self._network(x.shape[1]))
+        first = team[0]
+        first.initialize(x.cpu(), y.cpu(), weight.cpu(), seed=int(seeds[0]))
+        for other in team[1:]:
+            other.begin_as(first)
+        return [deepcopy(one).to(x.device) for _ in levels for one in team]
+
+    def _network(self, n_features: int) -> MixtureDensityNetwork:
+        return MixtureDensityNetwork(
+            n_features,
+            self.n_outputs_,
+            self.n_components,
+            self.covariance_type,
+            backbone=self._backbone(n_features),
+            hidden=self.hidden,
+            activation=self.activation,
+            dropout=self.dropout,
+            min_scale=self.min_scale,
+            loss=self.loss,
+        )
+
+    def _backbone(self, n_features: int) -> nn.Module | None:
+        if self.backbone is None or isinstance(self.backbone, nn.Module):
+            made = deepcopy(self.backbone)
+            for part in made.modules() if isinstance(made, nn.Module) else ():
+                reset = getattr(part, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+            return made
+        return self.backbone(n_features)
+
+    def _train(
+        self,
+        networks: list[MixtureDensityNetwork],
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        levels: list[float],
+        rng: RandomState,
+    ) -> None:
+        first, n_each = networks[0], self.n_ensemble
+        generator = torch.Generator(device=x.device).manual_seed(int(rng.randint(_LARGEST_SEED)))
+        n_folds = min(len(x), max(2, round(1 / self.validation_fraction)))
+        order = torch.randperm(len(x), generator=generator, device=x.device)
+        fold = torch.empty_like(order)
+        fold[order] = torch.arange(len(x), device=x.device) % n_folds
+        standard = (y - first.head.loc) / first.head.scale
+        data = TrainingData(
+            first.standardised(x),
+            standard.to(first.head.linear.weight.dtype),
+            (weight / weight.mean()).to(first.head.linear.weight.dtype),
+            fold,
+        )
+        settings = self._settings(len(x))
+        line = ProgressLine(self.progress)
+        callbacks = list(self.callbacks or ())
+
+        def told(record: EpochRecord) -> bool:
+            said = f"held-out loss {record.held_out:.4g}"
+            line.update("epoch", record.epoch, settings.max_epochs, said)
+            return True in [callback(record) for callback in callbacks]
+
+        try:
+            result = train(
+                networks,
+                data,
+                held=[m % n_folds for m in range(n_each)] * len(levels),
+                noise=[level for level in levels for _ in range(n_each)],
+                settings=settings,
+                generator=generator,
+                on_epoch=told,
+            )
+        finally:
+            line.close()
+        self._adopt(networks, result, levels)
+
+    def _settings(self, n_rows: int) -> TrainingSettings:
+        size = self.batch_size
+        if isinstance(size, str):
+            power = 2 ** round(np.log2(max(1, n_rows / _ROWS_A_BATCH)))
+            size = int(min(_LARGEST_BATCH, max(_SMALLEST_BATCH, power)))
+        epochs = self.max_epochs
+        if isinstance(epochs, str):
+            epochs = int(np.clip(round(_STEPS * size / n_rows), _FEWEST_EPOCHS, _MOST_EPOCHS))
+        return TrainingSettings(
+            epochs, self.patience, size, float(self.learning_rate), float(self.weight_decay)
+        )
+
+    def _adopt(
+        self, networks: list[MixtureDensityNetwork], result: TrainingResult, levels: list[float]
+    ) -> None:
+        n_each = self.n_ensemble
+        losses = result.losses.reshape(len(levels), n_each).mean(1)
+        best = int(losses.argmin())
+        chosen = slice(best * n_each, (best + 1) * n_each)
+        self.networks_ = networks[chosen]
+        self.noise_ = levels[best]
+        self.noise_losses_ = dict(zip(levels, losses.tolist(), strict=True))
+        scale = self.networks_[0].head.scale
+        loss = float(losses[best])
+        in_units = loss * float(scale.mean()) if self.loss == "crps" else loss + float(
+            scale.log().sum()
+        )  # fmt: skip
+        self.held_out_loss_ = in_units
+        self.best_epochs_ = result.epochs[chosen].cpu().numpy()
+        self.history_ = result.history
+        if result.interrupted:
+            warn(
+                f"The training was stopped early, after {len(result.history)} epochs; the networks "
+                "are as they were at their best.",
+                ConvergenceWarning,
+            )
+
+    # --- the distribution ---------------------------------------------------------------------
+
+    def predict_mixture(self, X: Any) -> Mixture:
+        """The distribution of y for each row.
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, n_features)
+
+        Returns
+        -------
+        Mixture, batch shape (N,)
+            Of the components of all networks, in float64 and in the units of y.
+        """
+        return self._mixture(self._values(X))
+
+    def _values(self, X: Any) -> Tensor:
+        check_is_fitted(self, "networks_")
+        array = validated(self, X, reset=False)
+        return as_tensor(array, self.networks_[0].x_loc.device)
+
+    @torch.no_grad()
+    def _mixture(self, x: Tensor) -> Mixture:
+        first = self.networks_[0]
+        outputs = [one.outputs(one.standardised(x)).double() for one in self.networks_]
+        every = first.head.standard(torch.stack(outputs)).merged(0)
+        found = every.affine(first.head.loc, first.head.scale)
+        return Mixture(found.log_weights, found.means, found.covariance, self._target_names)
+
+    def _in_parts(self, x: Tensor) -> Iterator[tuple[slice, Mixture]]:
+        """Stretches of rows with their mixtures, as many as memory likes."""
+        each = self.n_ensemble * sum(self.networks_[0].head.sizes)
+        step = max(1, _NUMBERS_TOGETHER // each)
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            yield part, self._mixture(x[part])
+
+    def _answers(self, X: Any, answer: Callable[[slice, Mixture], Tensor]) -> np.ndarray:
+        x = self._values(X)
+        return torch.cat([answer(*part) for part in self._in_parts(x)]).cpu().numpy()
+
+    def _shaped(self, values: np.ndarray, axis: int = 1) -> np.ndarray:
+        """Without the axis of the outputs when y had none."""
+        return values.squeeze(axis) if self._flat else values
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """The mean of y for each row, (N,) or (N, D), and its standard deviation when asked for."""
+
+        def moments(_: slice, mixture: Mixture) -> Tensor:
+            return torch.stack([mixture.mean, mixture.stddev], -1)
+
+        mean, deviation = np.moveaxis(self._answers(X, moments), -1, 0)
+        if return_std:
+            return self._shaped(mean), self._shaped(deviation)
+        return self._shaped(mean)
+
+    def predict_quantiles(self, X: Any, quantiles: float | Sequence[float]) -> np.ndarray:
+        """Quantiles of each output, (N, Q) or (N, D, Q).
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, n_features)
+        quantiles : float or sequence of Q floats
+            Strictly between 0 and 1.
+        """
+        asked = [check_level(q, "A quantile") for q in np.atleast_1d(np.asarray(quantiles, object))]
+
+        def found(_: slice, mixture: Mixture) -> Tensor:
+            return torch.stack([mixture.icdf(q) for q in asked], -1)
+
+        return self._shaped(self._answers(X, found))
+
+    def predict_interval(self, X: Any, level: float = 0.9) -> np.ndarray:
+        """Equal-tailed intervals that hold y with probability ``level``, (N, 2) or (N, D, 2)."""
+        level = check_level(level)
+        return self._shaped(self._answers(X, lambda _, mixture: mixture.interval(level)))
+
+    def predict_hdr(self, X: Any, level: float = 0.9) -> np.ndarray:
+        """Highest-density regions: the smallest sets that hold y with probability ``level``.
+
+        (N, R, 2), or (N, D, R, 2): up to R intervals in ascending order, the unused ones NaN.
+        """
+        level = check_level(level)
+        regions = self._answers(X, lambda _, mixture: mixture.hdr(level))
+        used = max(1, int((~np.isnan(regions[..., 0])).sum(-1).max(initial=1)))
+        return self._shaped(regions[..., :used, :])
+
+    def sample(
+        self, X: Any, n: int = 1, *, weight_bias: float = 0.0, scale_bias: float = 0.0
+    ) -> np.ndarray:
+        """Draw y for each row, (N, n) or (N, n, D).
+
+        Parameters
+        ----------
+        X : array-like or data frame, shape (N, n_features)
+        n : int, default 1
+        weight_bias, scale_bias : float, default 0.0
+            Graves' biases for cleaner draws: weights become proportional to w^(1 + weight_bias) and
+            standard deviations are multiplied by exp(−scale_bias).
+        """
+        n = check_count(n, "n")
+        x = self._values(X)
+        seed = int(check_random_state(self.random_state).randint(_LARGEST_SEED))
+        generator = torch.Generator(device=x.device).manual_seed(seed)
+
+        def drawn(_: slice, mixture: Mixture) -> Tensor:
+            sharp = mixture.sharpen(weight_bias, scale_bias)
+            return sharp.sample((n,), generator=generator).movedim(0, 1)
+
+        return self._shaped(self._answers(X, drawn), -1)
+
+    # --- scores -------------------------------------------------------------------------------
+
+    def log_prob(self, X: Any, y: Any) -> np.ndarray:
+        """Log-density of y given each row, in nats and in the units of y; (N,).
+
+        Missing outputs are NaN, and marginalised.
+        """
+        targets = self._targets(X, y)
+        return self._answers(X, lambda part, mixture: known_log_prob(mixture, targets[part]))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The mean of :meth:`log_prob`, weighted when weights are given; higher is better."""
+        return self._mean(self.log_prob(X, y), sample_weight)
+
+    def crps(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The mean continuous ranked probability score, in the units of y; lower is better.
+
+        Over the known outputs of each row.
+        """
+        targets = self._targets(X, y)
+
+        def found(part: slice, mixture: Mixture) -> Tensor:
+            known = ~targets[part].isnan()
+            each = mixture.crps(torch.where(known, targets[part], 0.0))
+            return torch.where(known, each, 0.0).sum(-1) / known.sum(-1)
+
+        return self._mean(self._answers(X, found), sample_weight)
+
+    def _targets(self, X: Any, y: Any) -> Tensor:
+        check_is_fitted(self, "networks_")
+        targets = checked_targets(y, len(X))
+        if targets.shape[1] != self.n_outputs_:
+            raise InputError(
+                f"y has {targets.shape[1]} outputs; the model was fitted to {self.n_outputs_}."
+            )
+        return as_tensor(targets, self.networks_[0].x_loc.device)
+
+    @staticmethod
+    def _mean(values: np.ndarray, sample_weight: Any) -> float:
+        weight = check_sample_weight(sample_weight, len(values))
+        return float(values.mean() if weight is None else weight @ values / weight.sum())

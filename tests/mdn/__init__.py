@@ -1,0 +1,1 @@
+"""Mixture density networks under test."""
