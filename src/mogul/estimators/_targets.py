@@ -46,5 +46,5 @@ def target_names(y: Any) -> tuple[str, ...] | None:
     names = getattr(y, "columns", None)
     if names is None:
         name = getattr(y, "name", None)
-        return None if name is None or np.ndim(y) != 1 else (str(name),)
+        return None if name is None or np.asarray(y).ndim != 1 else (str(name),)
     return tuple(map(str, names))

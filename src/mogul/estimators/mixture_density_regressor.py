@@ -254,7 +254,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             array, targets, weight = array[kept], targets[kept], weight[kept]
             if len(array) < 2:
                 raise InputError("Only one row has a positive weight; at least two are needed.")
-        self._target_names, self._flat = target_names(y), np.ndim(y) == 1
+        self._target_names, self._flat = target_names(y), np.asarray(y).ndim == 1
         self.n_outputs_ = targets.shape[1]
         rng = check_random_state(self.random_state)
         device = named_device(self.device)

@@ -157,10 +157,15 @@ class MixtureDensityNetwork(nn.Module):
             raise InputError(
                 f"x has shape {tuple(values.shape)}; expected (N, {self.in_features})."
             )
-        scale = values.std(0, correction=0)
-        self.x_loc.copy_(values.mean(0))
+        weight = (
+            torch.ones(len(values)) if sample_weight is None else torch.as_tensor(sample_weight)
+        )
+        share = (weight / weight.sum()).to(values)
+        loc = share @ values
+        scale = (share @ (values - loc).square()).sqrt()
         # A deviation that is rounding of the values is that of a constant.
-        least = 8 * torch.finfo(torch.float64).eps * self.x_loc.abs().to(scale)
+        least = 8 * torch.finfo(torch.float64).eps * loc.abs()
+        self.x_loc.copy_(loc)
         self.x_scale.copy_(torch.where(scale > least, scale, 1.0))
 
     @torch.no_grad()
