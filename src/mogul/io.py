@@ -33,6 +33,7 @@ _KINDS = {
     "Mixture": "mogul.mixture:Mixture",
     "GaussianMixture": "mogul.estimators:GaussianMixture",
     "BayesianGaussianMixture": "mogul.estimators:BayesianGaussianMixture",
+    "MixtureDensityRegressor": "mogul.estimators:MixtureDensityRegressor",
 }
 """All that can be saved, and where it is defined; a file only ever names a key of this."""
 _LENGTH_BYTES = 8

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import mogul
 from laws.cases import tensor
 from mogul import Mixture, MixtureDensityRegressor
 from mogul.errors import InputError
@@ -352,3 +353,24 @@ def test_questions_that_have_no_answer_are_refused(fitted, two_outputs):
         two_outputs[0].score(two_outputs[1], np.ones(400))
     with pytest.raises(NotFittedError):
         quick().predict([[0.5]])
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_a_saved_regressor_predicts_the_same(fitted, two_outputs, tmp_path):
+    again = mogul.load(mogul.save(fitted, tmp_path / "one"))
+    x, y = spread(50, 9)
+    np.testing.assert_array_equal(again.predict_quantiles(x, [0.2, 0.8]),
+                                  fitted.predict_quantiles(x, [0.2, 0.8]))  # fmt: skip
+    assert again.score(x, y) == fitted.score(x, y)
+    assert again.get_params() == fitted.get_params()
+    assert again.noise_losses_ == fitted.noise_losses_
+    model, frame, _ = two_outputs
+    again = mogul.load(mogul.save(model, tmp_path / "two"))
+    np.testing.assert_array_equal(again.predict(frame), model.predict(frame))
+    assert list(again.feature_names_in_) == ["a", "b", "c"]
+    assert again.predict_mixture(frame.iloc[:1]).feature_names == ("u", "v")
+    own = quick(backbone=torch.nn.Linear(1, 4), max_epochs=2).fit(x, y)
+    with pytest.raises(InputError, match="cannot be written to a file"):
+        mogul.save(own, tmp_path / "own")

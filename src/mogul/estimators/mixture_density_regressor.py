@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -23,6 +23,7 @@ from mogul._warn import warn
 from mogul.covariances import STRUCTURES
 from mogul.errors import InputError
 from mogul.estimators._inputs import as_tensor, check_sample_weight, named_device, validated
+from mogul.estimators._state import finite_or_none, is_plain, settings_to_state
 from mogul.estimators._targets import checked_targets, target_names
 from mogul.mixture import Mixture
 from mogul.nn.density_losses import LOSSES, known_log_prob
@@ -46,6 +47,7 @@ _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 4000, 20, 600
 _NUMBERS_TOGETHER = 1 << 22
 """Of the mixtures that are held at once when a table is scored."""
 _LARGEST_SEED = 2**31 - 1
+_NOT_SAVED = ("random_state", "callbacks", "device", "backbone", "progress")
 
 
 class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
@@ -549,3 +551,70 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     def _mean(values: np.ndarray, sample_weight: Any) -> float:
         weight = check_sample_weight(sample_weight, len(values))
         return float(values.mean() if weight is None else weight @ values / weight.sum())
+
+    # --- files --------------------------------------------------------------------------------
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this.
+
+        Raises
+        ------
+        InputError
+            When the backbone is one of the user's own, which no file can hold.
+        """
+        check_is_fitted(self, "networks_")
+        if self.backbone is not None:
+            raise InputError(
+                "A backbone of one's own cannot be written to a file without running code when it "
+                "is read; save its state_dict, and those of networks_, by torch.save."
+            )
+        params = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
+        params["hidden"] = [int(width) for width in self.hidden]
+        seed = self.random_state
+        names = getattr(self, "feature_names_in_", None)
+        header = {
+            "params": {name: settings_to_state(value) for name, value in params.items()},
+            "random_state": seed if is_plain(seed) else None,
+            "n_features": int(self.n_features_in_),
+            "feature_names": None if names is None else [str(name) for name in names],
+            "n_outputs": int(self.n_outputs_),
+            "target_names": None if self._target_names is None else list(self._target_names),
+            "flat": bool(self._flat),
+            "noise": self.noise_,
+            "noise_losses": [[k, finite_or_none(v)] for k, v in self.noise_losses_.items()],
+            "held_out_loss": finite_or_none(self.held_out_loss_),
+            "best_epochs": self.best_epochs_.tolist(),
+        }
+        tensors = {
+            f"network.{m}.{name}": value
+            for m, one in enumerate(self.networks_)
+            for name, value in one.state_dict().items()
+        }
+        return header, tensors
+
+    @classmethod
+    def from_state(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuild what :meth:`to_state` took apart; predictions are bit-equal."""
+        model = cls(**{**header["params"], "random_state": header["random_state"]})
+        model.hidden = tuple(model.hidden)
+        model.n_features_in_, model.n_outputs_ = header["n_features"], header["n_outputs"]
+        if header["feature_names"] is not None:
+            model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
+        names = header["target_names"]
+        model._target_names = None if names is None else tuple(names)
+        model._flat, model.noise_ = header["flat"], header["noise"]
+        losses = ((k, np.inf if v is None else v) for k, v in header["noise_losses"])
+        model.noise_losses_, model.history_ = dict(losses), []
+        loss = header["held_out_loss"]
+        model.held_out_loss_ = np.inf if loss is None else loss
+        model.best_epochs_ = np.asarray(header["best_epochs"])
+        model.networks_ = []
+        with torch.random.fork_rng(devices=[]):  # layers draw before they are filled
+            for m in range(model.n_ensemble):
+                prefix = f"network.{m}."
+                one = model._network(model.n_features_in_).eval()
+                one.load_state_dict(
+                    {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                )
+                model.networks_.append(one)
+        return model
