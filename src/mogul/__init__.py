@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mogul import data, datasets, errors, functional, infer, nn, plot, priors
+    from mogul import calibration, data, datasets, errors, functional, infer, nn, plot, priors
     from mogul.estimators import (
         BayesianGaussianMixture,
         GaussianMixture,
@@ -36,7 +36,17 @@ _LAZY = {
     "load": "mogul.io",
     "save": "mogul.io",
 }
-_MODULES = ("data", "datasets", "errors", "functional", "infer", "nn", "plot", "priors")
+_MODULES = (
+    "calibration",
+    "data",
+    "datasets",
+    "errors",
+    "functional",
+    "infer",
+    "nn",
+    "plot",
+    "priors",
+)
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -46,6 +56,7 @@ __all__ = [
     "Posterior",
     "SelectionResult",
     "__version__",
+    "calibration",
     "data",
     "datasets",
     "errors",
