@@ -518,7 +518,7 @@ def inferred() -> BayesianGaussianMixture:
 
 @pytest.fixture(scope="module")
 def drawn() -> BayesianGaussianMixture:
-    method = Gibbs(draws=200, warmup=100, chains=2)
+    method = Gibbs(draws=400, warmup=200, chains=2)
     return BayesianGaussianMixture(2, inference=method, random_state=0).fit(
         draws(two_clusters(), 300)
     )
@@ -761,3 +761,21 @@ def test_pictures_of_posteriors_refuse_in_a_sentence_and_leave_no_figure(inferre
         draw(inferred)
     assert "\n" not in str(caught.value)
     assert not plt.get_fignums()
+
+
+def test_a_single_component_and_a_prior_of_sticks_are_drawn(drawn):
+    """No curve of a weight that is one, corrected or of draws; no spike that hides the rest."""
+    one = BayesianGaussianMixture(1, random_state=0).fit(draws(two_clusters(), 100))
+    sampled = (
+        clone(one).set_params(inference=Gibbs(draws=50, warmup=10)).fit(draws(two_clusters(), 100))
+    )
+    for ax in (
+        one.posterior_plot("weights", correction="linear_response")[0],
+        sampled.posterior_plot("weights")[0],
+    ):
+        assert [text.get_text() for text in ax.texts] == ["1 for certain"]
+        assert ax.get_legend() is None
+    for k in (5, 7, 13):
+        model = BayesianGaussianMixture(k, random_state=0).fit(draws(two_clusters(), 200))
+        (ax,) = model.prior_plot("weights")
+        assert ax.get_ylim()[1] < 1e3

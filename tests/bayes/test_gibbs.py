@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
 
 from bayes.cases import CASES, IDS, clusters, fit, prior_of, rows_of, starts
 from bayes.test_linear_response import gibbs
@@ -167,7 +169,8 @@ def test_log_joint_is_likelihood_and_prior():
         2, inference=Gibbs(draws=5, warmup=2, chains=2, thin=2), random_state=0
     ).fit(x)
     posterior = model.posterior_
-    one = posterior.draws[1, 3]
+    # As it was drawn: a stick knows its components apart, and relabelling changed their order.
+    one = posterior.draws.reorder(posterior.permutations.argsort(-1))[1, 3]
     expected = float(e_step(tensor(x), one).log_likelihood) + float(model.prior_.log_prob(one))
     np.testing.assert_allclose(float(posterior.log_joint[1, 3]), expected, rtol=1e-9)
 
@@ -302,3 +305,45 @@ def test_the_posterior_of_posteriordbs_mixture():
         np.testing.assert_allclose(corrected, truth, rtol=0.04)
         if name in published:
             np.testing.assert_allclose(corrected[order].flatten(), published[name], rtol=0.08)
+
+
+# --- orders of sticks -----------------------------------------------------------------------------
+
+
+def test_orders_of_sticks_come_up_as_often_as_they_are_likely():
+    """Against all six orders of three components, by their evidence."""
+    prior = priors.DirichletProcess(1.5).belief(3)
+    count = torch.tensor([4.0, 1.0, 2.0], dtype=torch.float64)
+    orders = list(permutations(range(3)))
+    evidence = torch.stack([prior._log_evidence(count[list(o)]) for o in orders])
+    expected = evidence.softmax(0)
+    generator = torch.Generator().manual_seed(0)
+    state = count.expand(20_000, 3)
+    for _ in range(30):
+        order = prior.swapped(state, generator)
+        state = state.take_along_dim(order, -1)
+    for o, share in zip(orders, expected.tolist(), strict=True):
+        found = (state == count[list(o)]).all(-1).double().mean()
+        assert float(found) == pytest.approx(share, abs=5 * (share / 20_000) ** 0.5)
+    assert priors.Dirichlet(1.0).belief(3).swapped(count, generator) is None
+    assert priors.DirichletProcess(1.0).belief(1).swapped(count[:1], generator) is None
+
+
+def test_chains_of_clusters_far_apart_agree_whatever_order_they_began_in():
+    rng = np.random.default_rng(0)
+    parts = [([0, 0], 700), ([9, 0], 200), ([0, 9], 30)]
+    x = np.concatenate([rng.normal(mean, 1, (n, 2)) for mean, n in parts])
+    for seed in range(3):
+        model = BayesianGaussianMixture(3, inference="gibbs", random_state=seed).fit(x)
+        assert model.converged_
+        assert model.posterior_.r_hat() < 1.02
+
+
+def test_too_few_draws_cannot_have_converged():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 1))
+    with pytest.warns(ConvergenceWarning, match="too few to tell"):
+        model = BayesianGaussianMixture(
+            1, inference=Gibbs(draws=3, warmup=5, chains=2), random_state=0
+        ).fit(x)
+    assert not model.converged_

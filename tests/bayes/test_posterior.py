@@ -537,6 +537,16 @@ def test_intervals_of_a_stick_of_two_are_those_of_the_beta_distribution(taken, l
         np.testing.assert_allclose(at[sound] / spread, exact[sound] / spread, atol=0.06)
 
 
+def test_quantiles_far_in_the_tails_of_a_stick_go_on():
+    """Beyond the draws a line in log-odds: near, and never the same for two probabilities."""
+    belief = StickBreakingWeights(tensor([175.0]), tensor([97.0]))
+    p = tensor([1e-8, 1e-6, 1e-4, 0.5, 1 - 1e-4, 1 - 1e-6])
+    found = belief.quantiles(p, torch.diagonal(belief.covariance()))[0]
+    exact = stats.beta(175, 97).ppf(p.numpy())
+    np.testing.assert_allclose(found, exact, atol=0.01)
+    assert (found.diff() > 0.005).all()
+
+
 def test_rows_of_little_weight_leave_the_prior():
     """A hundredth of a row in all: intervals are those of the prior, and all of them numbers."""
     x = clusters(7, 60)

@@ -96,6 +96,13 @@ class WeightBelief(Record, ABC):
     def counts_beyond(self, prior: Any) -> Tensor:
         """The rows that must have been seen by ``prior`` to become this, (*batch, K)."""
 
+    def swapped(self, count: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """As a prior, a random order (*batch, K) of components of so many rows; None if all are.
+
+        A draw by Metropolis' rule: orders come up as often as they are likely.
+        """
+        return None
+
     def by_size(self, count: Tensor) -> Tensor | None:
         """As a prior, an order of components likelier than that of ``count`` (K); None if it is."""
         return None
@@ -255,6 +262,12 @@ class Belief(Record):
         """A natural-gradient step from this belief."""
         weights = self.weights.blended(prior.weights.updated(stats.count), step)
         return Belief(weights, self.components.stepped(prior.components, stats, step))
+
+    def swapped(self, count: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """As a prior, an order of components in the place of the one they have; None to keep it."""
+        if not self.components.exchangeable:
+            return None
+        return self.weights.swapped(count, generator)
 
     def in_order(self, prior: Belief) -> Belief:
         """A single belief with its components in the order that the prior of the weights prefers.

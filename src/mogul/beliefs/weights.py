@@ -22,10 +22,14 @@ _QUANTILE_DRAWS = 20_000
 """A 2.5 % quantile of so many draws is right to a fortieth of a standard deviation."""
 _SCORE = 0.02
 """The distance of the normal scores at which quantiles are kept."""
-_MOST_SCORES = 180
-"""On each side of the median; beyond 3.6 standard deviations there are but a few draws."""
+_MOST_SCORES = 150
+"""On each side of the median; beyond three standard deviations there are but a few draws."""
+_SLOPE_OVER = 75
+"""Scores at each end that the line beyond it takes its slope from."""
 _SMOOTHED = 30
 """Scores on each side, three deviations of the kernel, that a quantile is averaged over."""
+_MOST_SWAPS = 8
+"""Pairs of components that a sweep of a sampler offers to exchange."""
 _ROUNDING = 1e-12
 """Of a log evidence: orders that differ by less are equally likely."""
 _LEAST_TOTAL = 1.0
@@ -249,6 +253,32 @@ class StickBreakingWeights(WeightBelief):
         gain = float(values[best] - here)
         return choices[best] if gain > _ROUNDING * (1 + abs(float(here))) else None
 
+    def swapped(self, count: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Pairs change places by Metropolis' rule, the weights integrated out.
+
+        Components of a stick cannot change places by themselves once they are apart, and a sampler
+        would stay in the order that it began with (Papaspiliopoulos and Roberts 2008).
+        """
+        k = self.n_components
+        if k == 1:
+            return None
+        order = torch.arange(k, device=count.device).expand(count.shape).clone()
+        here = self._log_evidence(count)
+        shape, device = (*count.shape[:-1], 1), count.device
+        for _ in range(min(k, _MOST_SWAPS)):
+            first = torch.randint(k, shape, generator=generator, device=device)
+            apart = torch.randint(1, k, shape, generator=generator, device=device)
+            pair = torch.cat([first, (first + apart) % k], -1)
+            moved = count.scatter(-1, pair, count.gather(-1, pair.flip(-1)))
+            there = self._log_evidence(moved)
+            chance = torch.rand(here.shape, generator=generator, device=device, dtype=here.dtype)
+            taken = chance.log() < there - here
+            order_moved = order.scatter(-1, pair, order.gather(-1, pair.flip(-1)))
+            count = torch.where(taken.unsqueeze(-1), moved, count)
+            order = torch.where(taken.unsqueeze(-1), order_moved, order)
+            here = torch.where(taken, there, here)
+        return order
+
     def _log_evidence(self, count: Tensor) -> Tensor:
         """Log p of labels with these counts, when this is the prior."""
         after = self.updated(count)._betas().concentration
@@ -262,12 +292,16 @@ class StickBreakingWeights(WeightBelief):
         if self.n_components == 1:
             return variance.new_ones(1, len(probabilities))
         table = self._log_odds
-        at = (torch.special.ndtri(probabilities).to(table) / _SCORE + _MOST_SCORES).clamp(
-            0, len(table) - 1
-        )
-        low = at.floor().long()
-        high = (low + 1).clamp_max(len(table) - 1)
-        found = torch.lerp(table[low], table[high], (at - low).unsqueeze(-1))
+        at = torch.special.ndtri(probabilities).to(table) / _SCORE + _MOST_SCORES
+        # Beyond the table a line goes on: right near normal, and an estimate elsewhere.
+        low = at.floor().long().clamp(0, len(table) - 2)
+        inside = (at >= 0) & (at <= len(table) - 1)
+        last = torch.where(at > _MOST_SCORES, len(table) - 1, 0)
+        before = torch.where(at > _MOST_SCORES, last - _SLOPE_OVER, last + _SLOPE_OVER)
+        slope = (table[last] - table[before]) / (last - before).unsqueeze(-1)
+        beyond = table[last] + slope * (at - last).unsqueeze(-1)
+        known = torch.lerp(table[low], table[low + 1], (at - low).clamp(0, 1).unsqueeze(-1))
+        found = torch.where(inside.unsqueeze(-1), known, beyond)
         own = torch.diagonal(self.covariance(), dim1=-2, dim2=-1)
         middle = table[_MOST_SCORES]
         wider = torch.where(own > 0, (variance / own).sqrt(), 1.0)

@@ -17,9 +17,11 @@ from mogul._threads import one_thread_if_small
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import InputError
+from mogul.infer.linear_response import FisherInformation
 from mogul.infer.problem import Outcome, Problem
-from mogul.infer.stochastic import NEAR, StochasticMethod, one_more_step, told_short
+from mogul.infer.stochastic import StochasticMethod, is_near, told_short
 from mogul.infer.stopping import ELBORecord, Trace
+from mogul.infer.variational import evidence, look
 from mogul.kernels import log_likelihood
 
 __all__ = ["AdamVI", "sampled_elbo"]
@@ -134,9 +136,10 @@ class AdamVI(StochasticMethod):
                 interrupted = True
             belief = start.decode(sound)
             elbo = _final(rows, belief, problem)
-            bound, shortfall = one_more_step(rows, belief, problem.prior)
+            bound = float(evidence(look(rows, belief)[1], belief, problem.prior))
+            shortfall = _left_to_gain(rows, belief, problem)
         complete = trace.n_iter == self.epochs and not interrupted
-        trace.converged = complete and shortfall < NEAR
+        trace.converged = complete and is_near(shortfall, belief)
         complaint = "" if trace.converged else told_short(shortfall, "AdamVI(epochs=...)")
         return Outcome(elbo, trace, interrupted, belief, bound=bound, complaint=complaint)
 
@@ -166,6 +169,29 @@ class AdamVI(StochasticMethod):
             schedule.step()
             total += float(bound.detach()) / scale
         return total
+
+
+def _left_to_gain(rows: Rows, belief: Belief, problem: Problem) -> float:
+    r"""What a natural-gradient step would add to the bound that labels are summed out of, in nats.
+
+    :math:`\tfrac12 g^\top V^{-1} g`, with V the Fisher information of the belief and g the
+    gradient, from two independent sets of draws: their product has no bias.
+    """
+    fisher = FisherInformation(belief.detach())
+    gradients = []
+    for _ in range(2):
+        at = fisher.start.clone().requires_grad_()
+        bound = sampled_elbo(
+            rows,
+            belief.decode(at),
+            problem.prior,
+            n_samples=_SAMPLES_TOGETHER,
+            generator=problem.generator,
+        )
+        (gradient,) = torch.autograd.grad(bound, at)
+        gradients.append(gradient.unsqueeze(0))
+    gain = 0.5 * float((fisher.solve(gradients[0]) * gradients[1]).sum())
+    return gain if math.isfinite(gain) else math.inf
 
 
 @torch.no_grad()

@@ -32,6 +32,9 @@ def sweep(
 ) -> tuple[Mixture, Tensor]:
     """One sweep of several chains: new labels, then new weights, means and covariances.
 
+    Where the prior of the weights prefers an order of the components, pairs of them are offered to
+    change places in between.
+
     Parameters
     ----------
     rows : Tensor, shape (N, D) or (C, N, D)
@@ -49,8 +52,13 @@ def sweep(
     shape = (*mixtures.batch_shape, rows.shape[-2])
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device=rows.device)
     stats = draw_step(rows, mixtures, uniform)
-    log_weights = prior.weights.updated(stats.count).sample((), generator)
     means, covariance = prior.components.resampled(stats, mixtures.covariance, generator)
+    count, order = stats.count, prior.swapped(stats.count, generator)
+    if order is not None:
+        count = count.take_along_dim(order, -1)
+        means = means.take_along_dim(order.unsqueeze(-1), -2)
+        covariance = covariance.reorder(order)
+    log_weights = prior.weights.updated(count).sample((), generator)
     return Mixture(log_weights, means, covariance), stats.log_likelihood
 
 
@@ -109,7 +117,7 @@ class Gibbs(Method):
 
     def run(self, problem: Problem) -> Outcome:
         rows, prior = _repeated(problem.rows), problem.prior
-        state = stack([start.mean() for start in problem.starts])
+        state = stack([start.in_order(prior).mean() for start in problem.starts])
         trace = Trace(0, problem.previous, IterationRecord)
         kept: list[tuple[Mixture, Tensor]] = []
         interrupted = False
@@ -138,7 +146,7 @@ class Gibbs(Method):
         draws = _chains([mixture for mixture, _ in kept])
         log_joint = torch.stack([value for _, value in kept], 1)
         r_hat = largest_r_hat(draws, log_joint)
-        agree = not r_hat > MOST_R_HAT
+        agree = r_hat <= MOST_R_HAT  # of too few draws to tell it is NaN
         trace.converged = agree and not interrupted
         complaint = "" if agree else _told_apart(r_hat, self)
         if problem.on_end is not None:
@@ -149,6 +157,11 @@ class Gibbs(Method):
 
 
 def _told_apart(r_hat: float, used: Gibbs) -> str:
+    if math.isnan(r_hat):
+        return (
+            f"{used.draws} draws of each chain are too few to tell whether the chains agree; take "
+            "more, as by inference=Gibbs(draws=1000)."
+        )
     return (
         f"The chains do not agree: their R̂ is {r_hat:.3g}, and at most {MOST_R_HAT} when they do, "
         "so intervals may be wrong. Sample longer, as by "

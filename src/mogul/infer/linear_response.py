@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from mogul.beliefs import Belief
+from mogul.data.rows import Rows
 from mogul.errors import NotConvergedError
 from mogul.infer.variational import Batches, look
 from mogul.kernels.tangent import Coefficients, missing_information, tangent_step
 
-__all__ = ["LinearResponse", "projected_covariance"]
+__all__ = ["FisherInformation", "LinearResponse", "is_saddle", "projected_covariance"]
 
 _DENSE = 3000
 """Up to so many coordinates the Hessian is formed, in one pass over the rows, and factorised; above
@@ -37,6 +38,8 @@ it is only applied, in conjugate gradients: a pass for each step of a block of r
 _BLOCK = 64
 """Directions that one pass over the rows takes together."""
 _MOST_STEPS = 500
+_ROWS_OF_CURVATURE = 5000
+"""So many tell a saddle from a maximum."""
 _RESIDUAL = 1e-10
 """Of the right-hand side: where conjugate gradients stop."""
 _LARGEST_DECREMENT = 0.02
@@ -52,12 +55,12 @@ def projected_covariance(belief: Belief, expectation: Expectation) -> Tensor:
     :math:`G V^{-1} G^\top`, with V the Fisher information: exact between two quantities one of
     which is a sufficient statistic, in general that of their projections on these.
     """
-    fisher = _Fisher(belief.detach())
+    fisher = FisherInformation(belief.detach())
     jacobian = fisher.jacobian(expectation)
     return fisher.solve(jacobian) @ jacobian.T
 
 
-class _Fisher:
+class FisherInformation:
     """The coordinates of a belief, and its Fisher information in them."""
 
     def __init__(self, belief: Belief):
@@ -100,6 +103,8 @@ class LinearResponse:
     belief : Belief
         A single one, at a maximum of the evidence lower bound.
     prior : Belief
+    check : bool, default True
+        Whether to make sure that it is at a maximum.
 
     Raises
     ------
@@ -107,14 +112,15 @@ class LinearResponse:
         When ``belief`` is not at a maximum.
     """
 
-    def __init__(self, batches: Batches, belief: Belief, prior: Belief):
+    def __init__(self, batches: Batches, belief: Belief, prior: Belief, *, check: bool = True):
         self.batches, self.prior = batches, prior
         self.belief = belief.detach()
         self.mixture = self.belief.surrogate()[0]
         self.stats, _ = look(batches, self.belief)
-        self.fisher = _Fisher(self.belief)
+        self.fisher = FisherInformation(self.belief)
         self.start = self.fisher.start
-        self._check_maximum()
+        if check:
+            self._check_maximum()
 
     @property
     def n_coordinates(self) -> int:
@@ -231,6 +237,22 @@ class LinearResponse:
                 f"{decrement:.2g} nats below it. Fit with a smaller tol, a larger max_iter and "
                 'inference="cavi".'
             )
+
+
+def is_saddle(rows: Rows, belief: Belief, prior: Belief) -> bool:
+    """Whether the bound curves upward somewhere: there is more to gain, however flat it looks.
+
+    Seen on some of the rows, evenly spaced, that stand for all. Of beliefs of very many parameters
+    it is not known, and the answer is no.
+    """
+    if belief.encode(belief).numel() > _DENSE:
+        return False
+    step = -(-rows.n_rows // _ROWS_OF_CURVATURE)
+    some = rows.take(torch.arange(0, rows.n_rows, step, device=rows.values.device))
+    weight = torch.ones_like(some.values[:, 0]) if some.weight is None else some.weight
+    whole = Rows(some.values, weight.double() * (rows.total_weight / float(weight.sum())))
+    hessian = LinearResponse(whole, belief, prior, check=False).hessian()
+    return bool(torch.linalg.cholesky_ex(0.5 * (hessian + hessian.T)).info != 0)
 
 
 def _eye(start: Tensor) -> Tensor:

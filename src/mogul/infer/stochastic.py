@@ -9,30 +9,47 @@ from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError
 from mogul.infer.problem import Method, Outcome, Problem
+from mogul.infer.stopping import ELBORecord, Trace
 from mogul.infer.variational import evidence, look
 
-__all__ = ["NEAR", "StochasticMethod", "one_more_step", "told_short"]
+__all__ = ["StochasticMethod", "is_near", "left_to_gain", "told_short"]
 
-NEAR = 1.0
-"""Nats of the whole bound: the end of a stochastic method counts as converged when one exact
-iteration from it would gain less. The noise of its last steps costs hundredths a parameter."""
+_NEAR, _NEAR_A_PARAMETER = 1.0, 0.02
+"""Nats of the whole bound that the end of a stochastic method may be below its optimum and count as
+converged: the noise of its last steps costs hundredths a parameter."""
+_STEPS = 4
+"""Exact iterations that tell how much is left to gain: on a plateau a single one gains little."""
 
 
-def one_more_step(rows: Rows, belief: Belief, prior: Belief) -> tuple[float, float]:
-    """The bound of a belief, and what one iteration of coordinate ascent would add; in nats."""
-    stats, of_rows = look(rows, belief)
-    here = float(evidence(of_rows, belief, prior))
-    if not math.isfinite(here):
-        return -math.inf, math.inf
-    after = prior.updated(stats, belief.components.expected()[0])
-    return here, float(evidence(look(rows, after)[1], after, prior)) - here
+def is_near(shortfall: float, belief: Belief) -> bool:
+    """Whether a belief so many nats below its optimum is as near as noise allows."""
+    return shortfall < _NEAR + _NEAR_A_PARAMETER * belief.encode(belief).numel()
+
+
+def left_to_gain(rows: Rows, belief: Belief, prior: Belief) -> tuple[float, float]:
+    """The bound of a belief, and what coordinate ascent would add; in nats.
+
+    By a few of its iterations, and Aitken's estimate of the others; infinite where these still
+    grow.
+    """
+    trace, point = Trace(kind=ELBORecord), belief
+    for _ in range(_STEPS):
+        stats, of_rows = look(rows, point)
+        value = float(evidence(of_rows, point, prior))
+        if not math.isfinite(value):
+            return -math.inf, math.inf
+        trace.record(value, False)
+        point = prior.updated(stats, point.components.expected()[0])
+    here = trace.records[0].elbo
+    return here, trace.value - here + trace.remaining_gain()
 
 
 def told_short(shortfall: float, longer: str) -> str:
     """That a fit ended short of its optimum, and what to try."""
+    gain = f"about {shortfall:.3g} nats are" if math.isfinite(shortfall) else "much is"
     return (
-        f"The fit is not at its optimum: one more exact iteration would gain {shortfall:.3g} nats. "
-        f'Take more passes, by inference={longer}, or inference="cavi".'
+        f"The fit is not at its optimum: {gain} left to gain. Take more passes, by "
+        f'inference={longer}, or inference="cavi".'
     )
 
 

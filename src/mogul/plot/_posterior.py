@@ -66,8 +66,10 @@ class _Curve:
 
     @property
     def _at_edge(self) -> bool:
-        """Whether it is highest at an end of its range, where it may grow without limit."""
-        return int(self.height.argmax()) in (0, len(self.height) - 1)
+        """Whether it is highest near an end of its range, where it may grow without limit."""
+        low, high = self.x[0], self.x[-1]
+        margin = _EDGE * (high - low)
+        return not low + margin <= self.x[int(self.height.argmax())] <= high - margin
 
     def seen(self) -> np.ndarray:
         """The points that the view is to show."""
@@ -273,9 +275,11 @@ def _smoothed(beliefs: Posterior, name: str, level: float) -> dict[Any, _Curve]:
         low, high = np.quantile(mine, [_TAIL, 1 - _TAIL])
         margin = 0.2 * (high - low)
         x = np.linspace(low - margin, high + margin, _POINTS)
-        flat = not high > low
-        height = np.zeros_like(x) if flat else scipy.stats.gaussian_kde(mine)(x)
-        found[index] = _Curve(x, height, tuple(ends[index]))
+        if high > low:
+            curve = _Curve(x, scipy.stats.gaussian_kde(mine)(x), tuple(ends[index]))
+        else:  # all draws are one number
+            curve = _Curve(x[:0], x[:0], tuple(ends[index]))
+        found[index] = curve
     return found
 
 
@@ -327,7 +331,7 @@ def _outline(ax: Axes, curves: list[_Curve], chosen: Sequence[int | None]) -> No
         ax.plot(
             curve.x, curve.height, color=shade, linestyle=":", linewidth=1.2, gid=f"own curve {k}"
         )
-        if np.isfinite(curve.height).all():
+        if len(curve.height) and np.isfinite(curve.height).all():
             top = max(top, 1.08 * curve.height.max())
     ax.set_ylim(0, top)
 

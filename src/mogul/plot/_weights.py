@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from mogul._checks import check_share
 from mogul.beliefs import Belief
 from mogul.plot._beliefs import checked_posterior, checked_prior
-from mogul.plot._style import BARS, COLOURS, INK, Entry, own_axes, tidy
+from mogul.plot._style import BARS, COLOURS, INK, Entry, legend, own_axes, tidy
 from mogul.posterior import Posterior
 from mogul.posterior.base import needed_components
 
@@ -90,8 +90,5 @@ def components(
         fontsize="medium",
     )
     tidy(ax)
-    ax.legend(
-        [mark for mark, _ in entries], [words for _, words in entries], frameon=False,
-        fontsize="small", loc="upper right",
-    )  # fmt: skip
+    legend(ax, entries, loc="upper left", bbox_to_anchor=(0.0, -0.16), ncols=len(entries))
     return ax

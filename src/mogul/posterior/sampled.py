@@ -150,7 +150,7 @@ class SampledPosterior(Posterior):
     ----------
     draws : Mixture, batch shape (chains, draws)
     log_joint : Tensor, shape (chains, draws)
-        Log p(X, θ) of each, in nats.
+        Log p(X, θ) of each as it was drawn, in nats.
     rows : Rows, optional
         What was fitted.
     permutations : Tensor, shape (chains, draws, K), optional
