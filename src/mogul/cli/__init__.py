@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from mogul.cli import fit, plot, sample, score, show
+from mogul.cli import fit, plot, regress, sample, score, show
 from mogul.cli._messages import note_warnings, say, sentence
 
 __all__ = ["main"]
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 for _command in (fit, show, score, sample, plot):
     app.command()(getattr(_command, _command.__name__.rpartition(".")[2]))
+app.add_typer(regress.app, name="regress")
 
 
 @app.callback(invoke_without_command=True)
@@ -45,6 +46,11 @@ def _mogul(
       mogul show cars.safetensors
       mogul score cars.safetensors new_cars.csv --out scores.parquet
       mogul plot cars.safetensors cars.csv --out cars.png
+
+    \b
+    Or predict the distribution of a column from others:
+      mogul regress fit cars.csv --target price --out price.safetensors
+      mogul regress predict price.safetensors new_cars.csv --interval 0.9
 
     Tables are .csv, .tsv, .csv.gz, .parquet or .arrow files; CSV files have a row of names first.
     """  # noqa: D301 - the escape tells typer to keep the lines

@@ -68,7 +68,12 @@ def single_mixture(found: Any, model: Path) -> Mixture:
     """The mixture of what was loaded from ``model``."""
     from mogul import Mixture
 
-    mixture = found if isinstance(found, Mixture) else found.mixture_
+    mixture = found if isinstance(found, Mixture) else getattr(found, "mixture_", None)
+    if mixture is None:
+        raise InputError(
+            f"{model} holds a {type(found).__name__}, whose mixture is another for each row; use "
+            "mogul regress predict."
+        )
     if mixture.batch_shape:
         raise InputError(
             f"{model} holds a batch of mixtures, of shape {tuple(mixture.batch_shape)}; commands "

@@ -33,6 +33,9 @@ def show(
     from mogul import load
 
     found = load(model)
+    if hasattr(found, "networks_"):
+        _show_regressor(found, as_json)
+        return
     mixture = single_mixture(found, model)
     facts = {"kind": type(found).__name__, **_facts(mixture), **_training(found)}
     if as_json:
@@ -47,6 +50,27 @@ def show(
         print_posterior(found)
         print("\nThe mixture of the expected parameters:")
     print_mixture(mixture)
+
+
+def _show_regressor(found: Any, as_json: bool) -> None:
+    names = getattr(found, "feature_names_in_", None)
+    facts = {
+        "kind": type(found).__name__,
+        "covariance_type": found.covariance_type,
+        "n_components": found.n_components,
+        "n_networks": len(found.networks_),
+        "feature_names": None if names is None else [str(name) for name in names],
+        "target_names": None if found.target_names_ is None else list(found.target_names_),
+        "n_parameters": sum(p.numel() for one in found.networks_ for p in one.parameters()),
+        "noise": found.noise_,
+        "held_out_loss": found.held_out_loss_,
+    }
+    if as_json:
+        print(json.dumps(facts, allow_nan=False))
+        return
+    for name in ("feature_names", "target_names"):
+        facts[name] = "none" if facts[name] is None else ", ".join(facts[name])
+    print_facts((_LABELS[name], value) for name, value in facts.items())
 
 
 def _facts(mixture: Mixture) -> dict[str, Any]:
@@ -73,6 +97,10 @@ _LABELS = {
     "covariance_type": "covariance type",
     "n_components": "components",
     "n_features": "features",
+    "n_networks": "networks",
+    "target_names": "target",
+    "noise": "noise, in standard deviations",
+    "held_out_loss": "held-out loss, in nats a row",
     "feature_names": "feature names",
     "n_parameters": "parameters",
     "dtype": "numbers",

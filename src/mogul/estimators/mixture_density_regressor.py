@@ -116,6 +116,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     best_epochs_ : ndarray, shape (M,)
     history_ : list of EpochRecord
     n_outputs_ : int
+    target_names_ : tuple of str, or None
+        The column names of y, when it had any.
     n_features_in_ : int
     feature_names_in_ : ndarray
 
@@ -256,7 +258,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             array, targets, weight = array[kept], targets[kept], weight[kept]
             if len(array) < 2:
                 raise InputError("Only one row has a positive weight; at least two are needed.")
-        self._target_names, self._flat = target_names(y), np.asarray(y).ndim == 1
+        self.target_names_, self._flat = target_names(y), np.asarray(y).ndim == 1
         self.n_outputs_ = targets.shape[1]
         rng = check_random_state(self.random_state)
         device = named_device(self.device)
@@ -426,7 +428,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         outputs = [one.outputs(one.standardised(x)).double() for one in self.networks_]
         every = first.head.standard(torch.stack(outputs)).merged(0)
         found = every.affine(first.head.loc, first.head.scale)
-        return Mixture(found.log_weights, found.means, found.covariance, self._target_names)
+        return Mixture(found.log_weights, found.means, found.covariance, self.target_names_)
 
     def _in_parts(self, x: Tensor) -> Iterator[tuple[slice, Mixture]]:
         """Stretches of rows with their mixtures, as many as memory likes."""
@@ -578,7 +580,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             "n_features": int(self.n_features_in_),
             "feature_names": None if names is None else [str(name) for name in names],
             "n_outputs": int(self.n_outputs_),
-            "target_names": None if self._target_names is None else list(self._target_names),
+            "target_names": None if self.target_names_ is None else list(self.target_names_),
             "flat": bool(self._flat),
             "noise": self.noise_,
             "noise_losses": [[k, finite_or_none(v)] for k, v in self.noise_losses_.items()],
@@ -601,7 +603,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         if header["feature_names"] is not None:
             model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
         names = header["target_names"]
-        model._target_names = None if names is None else tuple(names)
+        model.target_names_ = None if names is None else tuple(names)
         model._flat, model.noise_ = header["flat"], header["noise"]
         losses = ((k, np.inf if v is None else v) for k, v in header["noise_losses"])
         model.noise_losses_, model.history_ = dict(losses), []
