@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint docs-test bench clean
+DATA ?= ../shared/data/uci
+
+.PHONY: demo test test-slow lint docs-test bench bench-mdn clean
 
 # Installed anew whenever what to install has changed.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -34,6 +36,10 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/em_speed.py
 	$(BIN)/python benchmarks/gradient_passes.py
 	$(BIN)/python benchmarks/bayes_speed.py
+
+# Needs the UCI sets in a folder: see the head of the benchmark. About an hour on two cores.
+bench-mdn: $(VENV)/installed
+	$(BIN)/python benchmarks/mdn_uci.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
 """The whole distribution of y given x, where one x has up to five different y.
 
-python examples/mixture_density_network.py [--out mdn-output] [--rows 1000]
+python examples/mixture_density_network.py [--out mdn-output] [--rows 1000] [--epochs 20]
 """
 
 from __future__ import annotations
@@ -46,18 +46,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("mdn-output"))
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, help="fewer than by default, for a quick look")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     x, y = sine(options.rows, 0)
     x_new, y_new = sine(4000, 1)
 
     began = perf_counter()
-    model = MixtureDensityRegressor(random_state=0).fit(x, y)
+    quick = {} if options.epochs is None else {"max_epochs": options.epochs}
+    model = MixtureDensityRegressor(random_state=0, **quick).fit(x, y)
     print(f"{len(x)} rows, {len(model.history_)} epochs, {perf_counter() - began:.1f} s; noise of "
           f"{model.noise_:.3f} standard deviations.\n")  # fmt: skip
     tutorial = MixtureDensityRegressor(
         20, hidden=(32,), activation="tanh", n_ensemble=5, noise=None, weight_decay=0.0,
-        max_epochs=200, random_state=0,
+        max_epochs=min(200, options.epochs or 200), random_state=0,
     ).fit(x, y)  # fmt: skip
     print(f"{'4000 new rows':<22}{'NLL':>8}{'CRPS':>8}{'in 90 %':>13}")
     report("mogul's defaults", model, x_new, y_new)

@@ -20,6 +20,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             "Dirichlet counts: 999.77, 1003.9, 1002.3",
             ["density", "standard_deviations", "joint_mean", "prior", "overlap"],
         ),
+        (
+            "mixture_density_network",
+            ["--rows", "300", "--epochs", "15"],
+            "lie on the means of components",
+            ["samples", "density", "at", "pit", "coverage", "loss"],
+        ),
         ("how_many_components", ["--rows", "800"], "highest at 4", ["how_many_components"]),
     ],
 )
