@@ -161,9 +161,9 @@ def test_the_natural_gradient_is_the_gradient_over_the_fisher_information(kind):
     expected = torch.linalg.solve(information, plain[0, 1:])
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.norm()))
     ready = raw.clone().requires_grad_()
-    LOSSES["ngem"](head, ready, at).sum().backward()
+    LOSSES["ngem"](head, ready, at, False).sum().backward()
     torch.testing.assert_close(ready.grad[0, 1:], found)
-    assert float(LOSSES["ngem"](head, raw, at)) == float(LOSSES["nll"](head, raw, at))
+    assert float(LOSSES["ngem"](head, raw, at, False)) == float(LOSSES["nll"](head, raw, at, False))
 
 
 def test_the_crps_loss_is_the_integral_it_stands_for():
@@ -176,7 +176,7 @@ def test_the_crps_loss_is_the_integral_it_stands_for():
             return (float(mixture[i].cdf(tensor([x]))[0]) - (x >= at)) ** 2
 
         exact = sum(integrate.quad(squared, *ends, limit=300)[0] for ends in ((-60, at), (at, 60)))
-        found = LOSSES["crps"](head, raw[i : i + 1], tensor([[at]]))
+        found = LOSSES["crps"](head, raw[i : i + 1], tensor([[at]]), False)
         assert float(found) == pytest.approx(exact, abs=1e-6)
 
 
@@ -196,7 +196,7 @@ def test_losses_and_gradients_are_finite_far_out(kind, loss, d):
             if kind in ("full", "tied") and size > 1:
                 raw[:, -head.sizes[2] :] *= 5 / size  # entries of a Cholesky factor in sd of y
             raw.requires_grad_()
-            value = LOSSES[loss](head, raw, torch.full((8, d), y))
+            value = LOSSES[loss](head, raw, torch.full((8, d), y), False)
             assert torch.isfinite(value).all()
             value.sum().backward()
             assert torch.isfinite(raw.grad).all()
@@ -257,3 +257,23 @@ def test_any_backbone_is_taken_and_one_that_does_not_fit_is_refused():
     for settings in ({"event_size": 0}, {"n_components": 0}, {"min_scale": -1.0}):
         with pytest.raises(InputError):
             MixtureHead(3, **settings)
+
+
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+@pytest.mark.parametrize("least", [0.0, 0.05])
+@pytest.mark.parametrize("d", [1, 3])
+def test_the_loss_in_closed_form_is_that_of_the_mixture(kind, least, d):
+    """Value and gradient, for narrow and wide components, rows far out and far logits."""
+    head = head_of(kind, d, 4, min_scale=least)
+    for size in (0.3, 3.0, 40.0):
+        raw = outputs(head, 30, size=size)
+        y = noise(30, d) * torch.tensor([1.0, 10.0, 1e3]).repeat(10)[:, None]
+        one, other = raw.clone().requires_grad_(), raw.clone().requires_grad_()
+        found, expected = LOSSES["nll"](head, one, y, False), -head.standard(other).log_prob(y)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        weight = noise(30, 1, 3)[:, 0]
+        (found * weight).sum().backward()
+        (expected * weight).sum().backward()
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-8, atol=1e-8)
+    small = outputs(head, 3, size=0.5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: LOSSES["nll"](head, r, noise(3, d), False), small)

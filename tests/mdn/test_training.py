@@ -140,10 +140,10 @@ def test_noise_is_fresh_and_as_large_as_told(monkeypatch):
     seen = []
     original = MixtureDensityNetwork.row_losses
 
-    def spy(self, outputs, y):
+    def spy(self, outputs, y, missing=None):
         if outputs.requires_grad:
             seen.append(y.detach().clone())
-        return original(self, outputs, y)
+        return original(self, outputs, y, missing)
 
     monkeypatch.setattr(MixtureDensityNetwork, "row_losses", spy)
     train(team, data, held=[0, 0], noise=[0.0, 3.0], settings=SETTINGS, generator=generator(1))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mogul.mixture import Mixture
-from mogul.nn.mixture_head import MixtureHead
+from mogul.nn._diagonal_loss import diagonal_loss
+from mogul.nn.mixture_head import MOST_LOG_SCALE, MixtureHead, at_least_single
 
-__all__ = ["LOSSES", "known_log_prob"]
+__all__ = ["LOSSES", "has_missing", "known_log_prob"]
+
+
+def has_missing(y: Tensor) -> bool:
+    """Whether some value is NaN, in one pass: a sum of numbers is one."""
+    return bool(y.sum().isnan())
 
 
 def known_log_prob(mixture: Mixture, y: Tensor) -> Tensor:
@@ -40,17 +47,22 @@ def known_log_prob(mixture: Mixture, y: Tensor) -> Tensor:
     return found
 
 
-def _negative_log_prob(head: MixtureHead, raw: Tensor, y: Tensor) -> Tensor:
-    return -known_log_prob(head.standard(raw), y)
+def _negative_log_prob(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:
+    if head.kind.has_matrices() or y.requires_grad or missing:
+        return -known_log_prob(head.standard(raw), y)
+    least = math.log(head.min_scale) if head.min_scale else -math.inf
+    with torch.autocast(raw.device.type, enabled=False):
+        wide = at_least_single(raw)
+        return diagonal_loss(wide, y.to(wide), head.n_components, least, MOST_LOG_SCALE)
 
 
-def _natural(head: MixtureHead, raw: Tensor, y: Tensor) -> Tensor:
+def _natural(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:
     """The same value, with gradients of the components preconditioned; see `natural_gradient`."""
     if raw.requires_grad:
         at = raw.detach()
         raw = raw.view_as(raw)
         raw.register_hook(lambda gradient: natural_gradient(head, at, gradient))
-    return _negative_log_prob(head, raw, y)
+    return _negative_log_prob(head, raw, y, missing)
 
 
 @torch.no_grad()
@@ -63,7 +75,7 @@ def natural_gradient(head: MixtureHead, raw: Tensor, gradient: Tensor) -> Tensor
     is the natural gradient of expectation maximisation (Chen, Bayrooti and Morad 2026). Logits are
     left as they are.
     """
-    wide = gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
+    wide = at_least_single(gradient)
     logits, means, chart = wide.split(head.sizes, -1)
     covariance = head.standard(raw).covariance
     by_component = means.unflatten(-1, (head.n_components, head.event_size))
@@ -96,19 +108,19 @@ def _of_triangle(factor: Tensor, chart: Tensor) -> Tensor:
     return moved.reshape(chart.shape)
 
 
-def _crps(head: MixtureHead, raw: Tensor, y: Tensor) -> Tensor:
+def _crps(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:
     """The mean over the known outputs, in standard deviations of y."""
-    missing = y.isnan()
-    if not bool(missing.any()):
+    if not missing:
         return head.standard(raw).crps(y).mean(-1)
-    each = head.standard(raw).crps(torch.where(missing, 0.0, y))
-    known = (~missing).sum(-1).clamp_min(1)
-    return torch.where(missing, 0.0, each).sum(-1) / known
+    unknown = y.isnan()
+    each = head.standard(raw).crps(torch.where(unknown, 0.0, y))
+    known = (~unknown).sum(-1).clamp_min(1)
+    return torch.where(unknown, 0.0, each).sum(-1) / known
 
 
-LOSSES: dict[str, Callable[[MixtureHead, Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[[MixtureHead, Tensor, Tensor, bool], Tensor]] = {
     "nll": _negative_log_prob,
     "ngem": _natural,
     "crps": _crps,
 }
-"""Of a head, its outputs (*batch, P) and standardised y (*batch, D); (*batch)."""
+"""Of a head, its outputs (*batch, P), standardised y (*batch, D), and whether any is NaN."""

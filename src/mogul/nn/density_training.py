@@ -12,6 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import AdamW
 
 from mogul._threads import one_thread_if_small
+from mogul.nn.density_losses import has_missing
 from mogul.nn.mixture_density_network import MixtureDensityNetwork
 from mogul.nn.mlp import MLP
 
@@ -241,7 +242,7 @@ class _Run:
         generator: torch.Generator,
     ):
         self.team, self.data, self.settings, self.generator = team, data, settings, generator
-        self.losses = team.first.row_losses
+        self.losses, self.missing = team.first.row_losses, has_missing(data.y)
         device = data.x.device
         self.noise = torch.tensor(noise, device=device, dtype=data.x.dtype).reshape(-1, 1, 1)
         seen = [(data.fold != f).nonzero().flatten() for f in held]
@@ -313,7 +314,7 @@ class _Run:
         weight = self.data.weight[places]
         self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        each = (self.losses(self.team.outputs(x), y) * weight).mean(1)
+        each = (self.losses(self.team.outputs(x), y, self.missing) * weight).mean(1)
         each.sum().backward()
         norms = self.team.gradient_norms()
         factors = torch.where(torch.isfinite(norms), (_MOST_NORM / norms).clamp(max=1.0), 0.0)
@@ -342,6 +343,8 @@ class _Run:
         at = max(1, _HELD_TOGETHER // n_networks)
         parts = zip(self.judged.split(at, 1), self.judged_weight.split(at, 1), strict=True)
         for places, weight in parts:
-            each = self.losses(self.team.outputs(self.data.x[places]), self.data.y[places])
+            each = self.losses(
+                self.team.outputs(self.data.x[places]), self.data.y[places], self.missing
+            )
             total += (each * weight).sum(1)
         return torch.where(torch.isnan(total), torch.inf, total)

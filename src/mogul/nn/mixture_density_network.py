@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mogul.errors import InputError, UnknownNameError
 from mogul.mixture import Mixture
-from mogul.nn.density_losses import LOSSES
-from mogul.nn.mixture_head import MixtureHead
+from mogul.nn.density_losses import LOSSES, has_missing
+from mogul.nn.mixture_head import MixtureHead, at_least_single
 from mogul.nn.mlp import MLP
 
 __all__ = ["MixtureDensityNetwork"]
@@ -121,16 +121,20 @@ class MixtureDensityNetwork(nn.Module):
 
     def standardised(self, x: Tensor) -> Tensor:
         """(x − x_loc) / x_scale, in the type of the parameters."""
-        wide = (x.to(self.x_loc) - self.x_loc) / self.x_scale
+        wide = (x - self.x_loc) / self.x_scale  # float64, as these are
         return wide.to(self.head.linear.weight.dtype)
 
     def outputs(self, x: Tensor) -> Tensor:
         """What the head makes a mixture of, from standardised x; (B, P)."""
         return self.head.linear(self.backbone(x))
 
-    def row_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss of each row from outputs (*batch, P) and standardised y (*batch, D)."""
-        return LOSSES[self.loss_name](self.head, outputs, y)
+    def row_losses(self, outputs: Tensor, y: Tensor, missing: bool | None = None) -> Tensor:
+        """The loss of each row from outputs (*batch, P) and standardised y (*batch, D).
+
+        ``missing`` tells whether some y is NaN, where that is known.
+        """
+        some = has_missing(y) if missing is None else missing
+        return LOSSES[self.loss_name](self.head, outputs, y, some)
 
     def loss(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """The mean loss of rows, weighted when weights (B,) are given, in the units of y.
@@ -138,14 +142,16 @@ class MixtureDensityNetwork(nn.Module):
         Missing outputs are NaN, and left out.
         """
         target = y.unsqueeze(-1) if y.ndim == 1 else y
-        standard = (target.to(self.head.loc) - self.head.loc) / self.head.scale
         outputs = self.outputs(self.standardised(x))
-        each = self.row_losses(outputs, standard.to(outputs.dtype).float())
+        standard = (target - self.head.loc) / self.head.scale
+        missing = has_missing(standard)
+        each = self.row_losses(outputs, standard.to(at_least_single(outputs)), missing)
         if self.loss_name == "crps":
             each = each * self.head.scale.mean()
+        elif missing:
+            each = each + ((~target.isnan()) * self.head.scale.log()).sum(-1)
         else:
-            known = ~target.isnan()
-            each = each + (known * self.head.scale.log()).sum(-1)
+            each = each + self.head.scale.log().sum()
         return each.mean() if weight is None else (weight * each).sum() / weight.sum()
 
     @torch.no_grad()

@@ -17,9 +17,9 @@ from mogul.infer.em import EMSettings
 from mogul.infer.maximum_likelihood import fit_mixture
 from mogul.mixture import Mixture
 
-__all__ = ["MixtureHead"]
+__all__ = ["MOST_LOG_SCALE", "MixtureHead", "at_least_single"]
 
-_MOST_LOG_SCALE = 15.0
+MOST_LOG_SCALE = 15.0
 """Logarithms of scales in units of the data are held within this much of zero."""
 _SMALLEST_START = 0.1
 """Standard deviations of y below which no component starts: narrower ones hold on to few rows."""
@@ -128,7 +128,7 @@ class MixtureHead(nn.Module):
         In float32 at least, whatever the network computes in.
         """
         with torch.autocast(raw.device.type, enabled=False):
-            wide = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
+            wide = at_least_single(raw)
             logits, means, chart = wide.split(self.sizes, -1)
             covariance = self.kind.decode(self._bounded(chart), self.n_components, self.event_size)
             return Mixture(
@@ -137,7 +137,7 @@ class MixtureHead(nn.Module):
 
     def _bounded(self, chart: Tensor) -> Tensor:
         """Logarithms of scales above that of ``min_scale``, smoothly, and below the largest."""
-        held = chart.clamp(-_MOST_LOG_SCALE, _MOST_LOG_SCALE)
+        held = chart.clamp(-MOST_LOG_SCALE, MOST_LOG_SCALE)
         if self.min_scale:
             least = math.log(self.min_scale)
             held = least + 0.5 * nn.functional.softplus(2 * (held - least))
@@ -241,3 +241,8 @@ class MixtureHead(nn.Module):
             f"event_size={self.event_size}, n_components={self.n_components}, "
             f"covariance_type={self.kind.name!r}, min_scale={self.min_scale:g}"
         )
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """In float32 when they are in half precision."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
