@@ -374,3 +374,31 @@ def test_a_saved_regressor_predicts_the_same(fitted, two_outputs, tmp_path):
     own = quick(backbone=torch.nn.Linear(1, 4), max_epochs=2).fit(x, y)
     with pytest.raises(InputError, match="cannot be written to a file"):
         mogul.save(own, tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("kind", "d"), [("diag", 1), ("diag", 2), ("full", 2), ("tied", 3), ("spherical", 2)]
+)
+def test_an_onnx_graph_gives_the_same_mixture(kind, d, tmp_path):
+    """In onnxruntime, for any number of rows, with a far origin and three different units."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(7)
+    x, units = rng.normal(size=(200, 3)) + 100, np.array([1.0, 10, 100])[:d]
+    model = quick(covariance_type=kind, max_epochs=3).fit(
+        x, rng.normal(size=(200, d)) * units + 1e4
+    )
+    state = torch.random.get_rng_state()
+    session = onnxruntime.InferenceSession(str(model.to_onnx(tmp_path / "model.onnx")))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for n in (1, 37):
+        weights, means, scales = session.run(["weights", "means", "scales"], {"x": x[:n]})
+        mixture = model.predict_mixture(x[:n])
+        np.testing.assert_allclose(weights, mixture.weights, atol=1e-6)
+        np.testing.assert_allclose((means - mixture.means.numpy()) / units, 0, atol=1e-5)
+        if kind in ("full", "tied"):
+            found, expected = scales @ scales.swapaxes(-1, -2), mixture.covariance.dense().numpy()
+            np.testing.assert_allclose(found / np.outer(units, units),
+                                       expected / np.outer(units, units), atol=1e-4)  # fmt: skip
+        else:
+            expected = mixture.covariance.variances().sqrt().numpy()
+            np.testing.assert_allclose(scales, expected, rtol=1e-5)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -555,6 +557,25 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         return float(values.mean() if weight is None else weight @ values / weight.sum())
 
     # --- files --------------------------------------------------------------------------------
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> Path:
+        """Write the networks to an ONNX file, which runs without Python; needs the extra ``onnx``.
+
+        The graph takes ``x`` (N, n_features), float64, and gives ``weights`` (N, M K), ``means``
+        (N, M K, D) and ``scales`` (N, M K, D), standard deviations, in the units of y; for "full"
+        and "tied" the scales are Cholesky factors (N, M K, D, D).
+
+        Raises
+        ------
+        MogulError
+            When the extra is not installed.
+        FileError
+            When the file cannot be written.
+        """
+        from mogul.nn.onnx import export
+
+        check_is_fitted(self, "networks_")
+        return export(self.networks_, path)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this.
