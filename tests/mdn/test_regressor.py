@@ -18,6 +18,7 @@ import mogul
 from laws.cases import tensor
 from mogul import Mixture, MixtureDensityRegressor
 from mogul.errors import InputError
+from mogul.estimators import mixture_density_regressor
 from mogul.nn.density_training import EpochRecord
 
 QUICK = {"n_ensemble": 2, "noise": 0.1, "max_epochs": 40, "hidden": (16,), "random_state": 0}
@@ -158,6 +159,22 @@ def test_the_level_of_noise_fits_the_data():
     unit = 150 ** (-1 / 10)
     assert min(abs(exact.noise_ / unit - level) for level in (0.01, 0.02, 0.04, 0.08)) < 1e-12
     assert quick(noise=None).fit(x[:, :1], x[:, 1]).noise_ == 0.0
+
+
+def test_of_many_rows_the_level_is_found_on_some(monkeypatch):
+    monkeypatch.setattr(mixture_density_regressor, "_PILOT_ROWS", 100)
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(400, 2))
+    heard = []
+    model = quick(noise="auto", callbacks=[lambda record: heard.append(record) and None])
+    model.fit(x, x[:, 0] + rng.normal(size=400))
+    assert len(model.noise_losses_) == 6
+    multiple = min(model.noise_losses_, key=model.noise_losses_.get) / 100 ** (-1 / 6)
+    assert model.noise_ == pytest.approx(multiple * 400 ** (-1 / 6))
+    assert len(heard) > len(model.history_)
+    stop = quick(noise="auto", callbacks=[lambda record: record.epoch == 2])
+    with pytest.warns(ConvergenceWarning, match="stopped early, after 2 epochs"):
+        assert np.isfinite(stop.fit(x, x[:, 0]).score(x, x[:, 0]))
 
 
 # --- laws of the distribution ---------------------------------------------------------------------
