@@ -36,6 +36,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/em_speed.py
 	$(BIN)/python benchmarks/gradient_passes.py
 	$(BIN)/python benchmarks/bayes_speed.py
+	$(BIN)/python benchmarks/mdn_speed.py
 
 # Needs the UCI sets in a folder: see the head of the benchmark. About an hour on two cores.
 bench-mdn: $(VENV)/installed

@@ -582,7 +582,8 @@ def test_split_r_hat_is_arviz_s():
     np.testing.assert_array_equal(split_r_hat(constant), [1.0, np.inf])
 
 
-@pytest.mark.parametrize("method", METHODS)
+# Not "ordering": by the means of one feature it cannot know what is empty.
+@pytest.mark.parametrize("method", ["pivot", "ecr", "stephens"])
 def test_an_empty_component_does_not_mislead_relabelling(method):
     """A sixth component without rows wanders over the prior; the five others keep their names."""
     known = sampled(3, s=400)
@@ -597,8 +598,6 @@ def test_an_empty_component_does_not_mislead_relabelling(method):
     mixed = SampledPosterior(six.reorder(torch.from_numpy(planted)), known.log_joint, known.rows)
     found = mixed.relabel(method)
     original = np.take_along_axis(planted, found.permutations.numpy(), -1)
-    if method == "ordering":
-        return  # by the means of one feature: it does not know what is empty
     assert (original == original[0, 0]).mean() == 1
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from mogul import Mixture, plot
 from mogul.calibration import calibration_curve, coverage, pit, sharpness
 from mogul.errors import InputError, UnknownNameError
-from mogul.nn.density_training import EpochRecord
+from mogul.nn.density_training import TrainingRecord
 
 
 def predicted(n=4000, scale=1.0, shift=0.0, d=1, seed=0):
@@ -161,10 +161,10 @@ def test_densities_at_chosen_rows():
 
 
 def test_a_training_is_drawn_as_its_records():
-    records = [EpochRecord(e, 2.0 - e / 10, 2.1 - e / 10) for e in range(1, 9)]
+    records = [TrainingRecord(e, 2.0 - e / 10, 2.1 - e / 10) for e in range(1, 9)]
     ax = plot.training(records)
     (line,) = artists(ax, "held out")
-    np.testing.assert_allclose(line.get_ydata(), [r.held_out for r in records])
+    np.testing.assert_allclose(line.get_ydata(), [r.validation_loss for r in records])
 
 
 @pytest.mark.parametrize(

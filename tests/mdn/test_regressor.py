@@ -19,7 +19,7 @@ from laws.cases import tensor
 from mogul import Mixture, MixtureDensityRegressor
 from mogul.errors import InputError
 from mogul.estimators import mixture_density_regressor
-from mogul.nn.density_training import EpochRecord
+from mogul.nn.density_training import TrainingRecord
 
 QUICK = {"n_ensemble": 2, "noise": 0.1, "max_epochs": 40, "hidden": (16,), "random_state": 0}
 
@@ -304,13 +304,22 @@ def test_it_goes_into_pipelines_searches_and_pickles():
     assert clone(quick(hidden=(3, 4))).hidden == (3, 4)
 
 
+def test_dropout_repeats_too():
+    """It draws from torch's own generator, which is seeded inside and left as it was."""
+    x, y = spread(100)
+    state = torch.random.get_rng_state()
+    one, same = (quick(dropout=0.3, max_epochs=5).fit(x, y).predict(x) for _ in range(2))
+    np.testing.assert_array_equal(one, same)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_callbacks_hear_of_epochs_and_may_stop_it():
     heard = []
     model = quick(callbacks=[lambda r: heard.append(r) or r.epoch == 3])
     with pytest.warns(ConvergenceWarning, match="stopped early, after 3 epochs") as caught:
         model.fit(*spread(100))
     assert caught[0].filename == __file__
-    assert isinstance(heard[0], EpochRecord)
+    assert isinstance(heard[0], TrainingRecord)
     assert model.history_ == heard
 
 
@@ -343,6 +352,7 @@ def test_a_backbone_of_ones_own():
         (lambda x, y: quick(covariance_type="round").fit(x, y), "covariance_type"),
         (lambda x, y: quick(loss="mse").fit(x, y), "loss"),
         (lambda x, y: quick(hidden=(0,)).fit(x, y), "width of hidden"),
+        (lambda x, y: quick(callbacks=["print"]).fit(x, y), "callbacks must be callables"),
         (lambda x, y: quick(noise=-1.0).fit(x, y), "noise"),
         (lambda x, y: quick().fit(x, y, np.eye(100)[0]), "Only one row has a positive weight"),
     ],
@@ -388,6 +398,12 @@ def test_a_saved_regressor_predicts_the_same(fitted, two_outputs, tmp_path):
     np.testing.assert_array_equal(again.predict(frame), model.predict(frame))
     assert list(again.feature_names_in_) == ["a", "b", "c"]
     assert again.predict_mixture(frame.iloc[:1]).feature_names == ("u", "v")
+    changed = quick(max_epochs=2).fit(x, y)
+    before = changed.predict(x)
+    # What was fitted is what is saved, whatever has been set since.
+    changed.set_params(n_ensemble=5, n_components=7, hidden=(3,))
+    again = mogul.load(mogul.save(changed, tmp_path / "changed"))
+    np.testing.assert_array_equal(again.predict(x), before)
     own = quick(backbone=torch.nn.Linear(1, 4), max_epochs=2).fit(x, y)
     with pytest.raises(InputError, match="cannot be written to a file"):
         mogul.save(own, tmp_path / "own")

@@ -11,7 +11,16 @@ from mogul.errors import InputError
 from mogul.infer.selection import Candidate
 from mogul.infer.stopping import ELBORecord, IterationRecord, Trace
 
-__all__ = ["Observers", "SearchProgress"]
+__all__ = ["Observers", "SearchProgress", "checked_callbacks"]
+
+
+def checked_callbacks(estimator: Any) -> list[Any]:
+    """The callables that an estimator was given."""
+    found = list(estimator.callbacks or ())
+    strange = [one for one in found if not callable(one)]
+    if strange:
+        raise InputError(f"callbacks must be callables of one record; got {strange[0]!r}.")
+    return found
 
 
 class Observers:
@@ -19,10 +28,7 @@ class Observers:
 
     def __init__(self, estimator: Any, n_iterations: int | None = None):
         self.max_iter = n_iterations or estimator.max_iter
-        self.callbacks = list(estimator.callbacks or ())
-        strange = [one for one in self.callbacks if not callable(one)]
-        if strange:
-            raise InputError(f"callbacks must be callables of one record; got {strange[0]!r}.")
+        self.callbacks = checked_callbacks(estimator)
         self.messages = _Messages(estimator.verbose, estimator.verbose_interval)
         # scikit-learn's messages and a progress line would write over each other.
         self.line = ProgressLine(estimator.progress if not estimator.verbose else False)

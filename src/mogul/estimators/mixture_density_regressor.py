@@ -25,13 +25,14 @@ from mogul._warn import warn
 from mogul.covariances import STRUCTURES
 from mogul.errors import InputError
 from mogul.estimators._inputs import as_tensor, check_sample_weight, named_device, validated
+from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import finite_or_none, is_plain, settings_to_state
 from mogul.estimators._targets import checked_targets, target_names
 from mogul.mixture import Mixture
 from mogul.nn.density_losses import LOSSES, known_log_prob
 from mogul.nn.density_training import (
-    EpochRecord,
     TrainingData,
+    TrainingRecord,
     TrainingResult,
     TrainingSettings,
     train,
@@ -80,7 +81,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     loss : {"nll", "ngem", "crps"}, default "nll"
         See :class:`mogul.nn.MixtureDensityNetwork`.
     n_ensemble : int, default 10
-        M. Networks of the default layers are trained as one, which costs little more than a few.
+        M. Networks of the default layers are trained as one: ten take about twice the time of one.
     validation_fraction : float, default 0.1
         Of the rows, held out from each network; different ones while there are any.
     noise : "auto", float or None, default "auto"
@@ -119,7 +120,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     held_out_loss_ : float
         The mean over the networks of the loss of the rows each did not see, in the units of y.
     best_epochs_ : ndarray, shape (M,)
-    history_ : list of EpochRecord
+    history_ : list of TrainingRecord
     n_outputs_ : int
     target_names_ : tuple of str, or None
         The column names of y, when it had any.
@@ -194,7 +195,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         learning_rate: float = 0.01,
         weight_decay: float = 0.1,
         random_state: int | RandomState | None = None,
-        callbacks: Sequence[Callable[[EpochRecord], bool | None]] | None = None,
+        callbacks: Sequence[Callable[[TrainingRecord], bool | None]] | None = None,
         progress: str | bool = "auto",
         device: str | torch.device | None = None,
     ):
@@ -359,10 +360,10 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         )
         settings = self._settings(len(x))
         line = ProgressLine(self.progress)
-        callbacks = list(self.callbacks or ())
+        callbacks = checked_callbacks(self)
 
-        def told(record: EpochRecord) -> bool:
-            said = f"held-out loss {record.held_out:.4g}"
+        def told(record: TrainingRecord) -> bool:
+            said = f"held-out loss {record.validation_loss:.4g}"
             line.update("epoch", record.epoch, settings.max_epochs, said)
             return True in [callback(record) for callback in callbacks]
 
@@ -449,7 +450,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
 
     def _in_parts(self, x: Tensor) -> Iterator[tuple[slice, Mixture]]:
         """Stretches of rows with their mixtures, as many as memory likes."""
-        each = self.n_ensemble * sum(self.networks_[0].head.sizes)
+        each = len(self.networks_) * sum(self.networks_[0].head.sizes)
         step = max(1, _NUMBERS_TOGETHER // each)
         for start in range(0, len(x), step):
             part = slice(start, start + step)
@@ -601,21 +602,23 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             When the backbone is one of the user's own, which no file can hold.
         """
         check_is_fitted(self, "networks_")
-        if self.backbone is not None:
+        form = self.networks_[0].form
+        if form is None:
             raise InputError(
                 "A backbone of one's own cannot be written to a file without running code when it "
                 "is read; save its state_dict, and those of networks_, by torch.save."
             )
         params = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
         params["hidden"] = [int(width) for width in self.hidden]
+        # What was fitted may have other settings than those of now.
         seed = self.random_state
         names = getattr(self, "feature_names_in_", None)
         header = {
             "params": {name: settings_to_state(value) for name, value in params.items()},
             "random_state": seed if is_plain(seed) else None,
-            "n_features": int(self.n_features_in_),
+            "form": form,
+            "n_networks": len(self.networks_),
             "feature_names": None if names is None else [str(name) for name in names],
-            "n_outputs": int(self.n_outputs_),
             "target_names": None if self.target_names_ is None else list(self.target_names_),
             "flat": bool(self._flat),
             "noise": self.noise_,
@@ -635,7 +638,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         """Rebuild what :meth:`to_state` took apart; predictions are bit-equal."""
         model = cls(**{**header["params"], "random_state": header["random_state"]})
         model.hidden = tuple(model.hidden)
-        model.n_features_in_, model.n_outputs_ = header["n_features"], header["n_outputs"]
+        form = header["form"]
+        model.n_features_in_, model.n_outputs_ = form["in_features"], form["event_size"]
         if header["feature_names"] is not None:
             model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
         names = header["target_names"]
@@ -648,9 +652,9 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         model.best_epochs_ = np.asarray(header["best_epochs"])
         model.networks_ = []
         with torch.random.fork_rng(devices=[]):  # layers draw before they are filled
-            for m in range(model.n_ensemble):
+            for m in range(header["n_networks"]):
                 prefix = f"network.{m}."
-                one = model._network(model.n_features_in_).eval()
+                one = MixtureDensityNetwork(**form).eval()
                 one.load_state_dict(
                     {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 )

@@ -44,9 +44,10 @@ def split_r_hat(values: np.ndarray) -> np.ndarray:
 
 
 def largest_r_hat(draws: Mixture, log_joint: Tensor) -> float:
-    """The largest split R̂ of what does not depend on how components are numbered.
+    """The largest split R̂ of the joint log-density and of the weights in order of size.
 
-    Of the joint log-density and of the weights in order of size.
+    They do not depend on how components are numbered, but that sticks know an order, and the joint
+    density of a Dirichlet process with them.
 
     Parameters
     ----------

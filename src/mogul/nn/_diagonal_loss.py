@@ -1,7 +1,7 @@
 """The negative log-likelihood of a diagonal or spherical head, with its gradient in closed form.
 
-The same numbers as through :class:`~mogul.Mixture`, in a fifth of the operations: a step of a small
-network is mostly the time that torch takes to record them.
+The same numbers as through :class:`~mogul.Mixture`, in fewer operations: a step of a small network
+is mostly the time that torch takes to record them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from mogul.nn.density_losses import has_missing
 from mogul.nn.mixture_density_network import MixtureDensityNetwork
 from mogul.nn.mlp import MLP
 
-__all__ = ["EpochRecord", "TrainingData", "TrainingResult", "TrainingSettings", "train"]
+__all__ = ["TrainingData", "TrainingRecord", "TrainingResult", "TrainingSettings", "train"]
 
 _WARM_UP = 50
 """Steps over which the learning rate rises to its full size."""
@@ -27,7 +27,7 @@ _HELD_TOGETHER = 1 << 14
 
 
 @dataclass(frozen=True)
-class EpochRecord:
+class TrainingRecord:
     """One pass over the rows.
 
     Attributes
@@ -36,13 +36,13 @@ class EpochRecord:
         Counted from 1.
     loss : float
         The mean loss of the batches, over all networks, with noise; y in standard deviations.
-    held_out : float
+    validation_loss : float
         The mean loss of the rows held out, over all networks.
     """
 
     epoch: int
     loss: float
-    held_out: float
+    validation_loss: float
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,22 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Attributes: the best held-out loss of each network, its epoch, and what happened."""
+    """What a training found.
+
+    Attributes
+    ----------
+    losses : Tensor, shape (M,)
+        The least held-out loss of each network.
+    epochs : Tensor, shape (M,)
+        The epoch of each; zero for a network that never became better than its start.
+    history : list of TrainingRecord
+    interrupted : bool
+        Whether Ctrl-C or a callback ended it early.
+    """
 
     losses: Tensor
     epochs: Tensor
-    history: list[EpochRecord] = field(default_factory=list)
+    history: list[TrainingRecord] = field(default_factory=list)
     interrupted: bool = False
 
 
@@ -106,7 +117,7 @@ def train(
     noise: Sequence[float],
     settings: TrainingSettings,
     generator: torch.Generator,
-    on_epoch: Callable[[EpochRecord], bool | None] | None = None,
+    on_epoch: Callable[[TrainingRecord], bool | None] | None = None,
 ) -> TrainingResult:
     """Train networks of one form, in place; each ends as it was when its held-out loss was least.
 
@@ -115,7 +126,6 @@ def train(
     Parameters
     ----------
     networks : sequence of M MixtureDensityNetwork
-        In train mode where that matters.
     data : TrainingData
     held : sequence of M int
         The fold that each network is judged by.
@@ -123,12 +133,17 @@ def train(
         Standard deviations of the noise, in those of the data.
     settings : TrainingSettings
     generator : torch.Generator
-        Of batches and noise.
-    on_epoch : callable (EpochRecord) → True to stop, optional
+        Of batches and noise. Dropout draws from torch's own, which is seeded by it inside and left
+        as it was.
+    on_epoch : callable (TrainingRecord) → True to stop, optional
     """
     team = _Team(networks)
+    device = data.x.device
     work = settings.batch_size * sum(p.numel() for p in team.parameters)
-    with one_thread_if_small(work // 32):
+    seed = generator.initial_seed()
+    own = [device] if device.type == "cuda" else []
+    with one_thread_if_small(work), torch.random.fork_rng(devices=own):
+        torch.manual_seed(seed)
         return _Run(team, data, list(held), list(noise), settings, generator).go(on_epoch)
 
 
@@ -139,7 +154,8 @@ class _Team:
         self.networks, self.first = list(networks), networks[0]
         self.together = len(networks) > 1 and isinstance(self.first.backbone, MLP)
         if self.together:
-            self._stacked, _ = stack_module_state(self.networks)  # type: ignore[arg-type]
+            self._one = [_Outputs(one) for one in self.networks]
+            self._stacked, _ = stack_module_state(self._one)  # type: ignore[arg-type]
             self.parameters: list[Tensor] = list(self._stacked.values())
         else:
             self.parameters = [p for one in self.networks for p in one.parameters()]
@@ -148,10 +164,11 @@ class _Team:
         """(M, B, d) to (M, B, P)."""
         if not self.together:
             return torch.stack([one.outputs(x[m]) for m, one in enumerate(self.networks)])
-        return vmap(self._one, randomness="different")(self._stacked, x)
 
-    def _one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(_Outputs(self.first), _prefixed(parameters), (x,))
+        def of_one(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self._one[0], parameters, (x,))
+
+        return vmap(of_one, randomness="different")(self._stacked, x)
 
     def train(self, mode: bool) -> None:
         for one in self.networks:
@@ -210,8 +227,8 @@ class _Team:
                 now.copy_(kept)
             return
         for name, kept in zip(self._stacked, best, strict=True):
-            for m, one in enumerate(self.networks):
-                one.get_parameter(name).copy_(kept[m])
+            for one, mine in zip(self._one, kept, strict=True):
+                one.get_parameter(name).copy_(mine)
 
 
 class _Outputs(torch.nn.Module):
@@ -223,10 +240,6 @@ class _Outputs(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network.outputs(x)
-
-
-def _prefixed(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"network.{name}": value for name, value in parameters.items()}
 
 
 class _Run:
@@ -265,23 +278,24 @@ class _Run:
         places = torch.stack([rows[torch.arange(longest) % len(rows)] for rows in each])
         counted = torch.stack([torch.arange(longest) < len(rows) for rows in each])
         weight = self.data.weight[places] * counted.to(places.device)
-        return places, weight / weight.sum(1, keepdim=True).clamp_min(1e-300)
+        total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return places, weight / total
 
-    def go(self, on_epoch: Callable[[EpochRecord], bool | None] | None) -> TrainingResult:
+    def go(self, on_epoch: Callable[[TrainingRecord], bool | None] | None) -> TrainingResult:
         n_networks = len(self.team.networks)
         best, kept = self._judge(), self.team.snapshot()
         when = torch.zeros(n_networks, dtype=torch.long, device=best.device)
-        history: list[EpochRecord] = []
+        history: list[TrainingRecord] = []
         interrupted = False
         try:
             for epoch in range(1, self.settings.max_epochs + 1):
                 loss = self._epoch()
                 now = self._judge()
                 better = now < best
-                best, when = torch.where(better, now, best), torch.where(better, epoch, when)
                 if bool(better.any()):
                     self.team.keep(kept, better)
-                history.append(EpochRecord(epoch, loss, float(now.mean())))
+                best, when = torch.where(better, now, best), torch.where(better, epoch, when)
+                history.append(TrainingRecord(epoch, loss, float(now.mean())))
                 if on_epoch is not None and on_epoch(history[-1]):
                     interrupted = True
                     break

@@ -96,6 +96,12 @@ class MixtureDensityNetwork(nn.Module):
         loss: str = "nll",
     ):
         super().__init__()
+        self.form: dict[str, Any] | None = None if backbone is not None else {
+            "in_features": in_features, "event_size": event_size, "n_components": n_components,
+            "covariance_type": covariance_type, "hidden": [int(width) for width in hidden],
+            "activation": activation, "dropout": dropout, "min_scale": min_scale, "loss": loss,
+        }  # fmt: skip
+        """The arguments that build it anew; None with a backbone of one's own."""
         if loss not in LOSSES:
             raise UnknownNameError(
                 f"The loss {loss!r} is unknown; choose one of {', '.join(map(repr, LOSSES))}."
@@ -157,12 +163,12 @@ class MixtureDensityNetwork(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor, sample_weight: Any = None, *, seed: int = 0) -> None:
         """Standardise by x and y, and start at the unconditional mixture of y."""
-        self.head.initialize(y, sample_weight, seed=seed)
         values = torch.as_tensor(x).double()
         if values.ndim != 2 or values.shape[1] != self.in_features:
             raise InputError(
                 f"x has shape {tuple(values.shape)}; expected (N, {self.in_features})."
             )
+        self.head.initialize(y, sample_weight, seed=seed)
         weight = (
             torch.ones(len(values)) if sample_weight is None else torch.as_tensor(sample_weight)
         )

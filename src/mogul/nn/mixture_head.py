@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.random import RandomState
 from torch import Tensor, nn
@@ -182,7 +183,8 @@ class MixtureHead(nn.Module):
         InputError
             When y has another width, or no values.
         """
-        values = torch.as_tensor(y).detach().to("cpu", torch.float64)
+        given = y if isinstance(y, Tensor) else torch.from_numpy(np.array(y, dtype=float))
+        values = given.detach().to("cpu", torch.float64)
         values = values.unsqueeze(-1) if values.ndim == 1 else values
         if values.ndim != 2 or values.shape[-1] != self.event_size or not len(values):
             raise InputError(f"y has shape {tuple(values.shape)}; expected (N, {self.event_size}).")

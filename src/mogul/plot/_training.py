@@ -21,7 +21,7 @@ def training(history: Sequence[Any], *, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    history : sequence of EpochRecord
+    history : sequence of TrainingRecord
         An estimator's ``history_``.
     ax : matplotlib Axes, optional
 
@@ -32,12 +32,12 @@ def training(history: Sequence[Any], *, ax: Axes | None = None) -> Axes:
     Examples
     --------
     >>> from mogul import plot
-    >>> from mogul.nn.density_training import EpochRecord
-    >>> plot.training([EpochRecord(1, 1.2, 1.3), EpochRecord(2, 0.8, 1.0)]).get_xlabel()
+    >>> from mogul.nn.density_training import TrainingRecord
+    >>> plot.training([TrainingRecord(1, 1.2, 1.3), TrainingRecord(2, 0.8, 1.0)]).get_xlabel()
     'epoch'
     """
     records = list(history) if isinstance(history, (list, tuple)) else []
-    if not records or not all(hasattr(one, "held_out") for one in records):
+    if not records or not all(hasattr(one, "validation_loss") for one in records):
         raise InputError(
             "Expected the records of a training, a fitted regressor's history_; got "
             f"{type(history).__name__} without any."
@@ -45,9 +45,8 @@ def training(history: Sequence[Any], *, ax: Axes | None = None) -> Axes:
     ax = own_axes(ax, _SIZE)
     epochs = [one.epoch for one in records]
     ax.plot(epochs, [one.loss for one in records], color=COLOURS[0], linewidth=1.2, gid="loss")
-    ax.plot(
-        epochs, [one.held_out for one in records], color=COLOURS[1], linewidth=1.6, gid="held out"
-    )
+    held_out = [one.validation_loss for one in records]
+    ax.plot(epochs, held_out, color=COLOURS[1], linewidth=1.6, gid="held out")
     ax.set(xlabel="epoch", ylabel="loss, y in standard deviations")
     ax.xaxis.set_major_locator(whole_numbers())
     legend(

@@ -269,11 +269,11 @@ class SampledPosterior(Posterior):
             )
 
     def r_hat(self) -> float:
-        """Whether the chains agree: the largest split R̂ of what does not depend on labels.
+        """Whether the chains agree: a split R̂ that labels do not change.
 
-        Of the joint log-density and of the weights in order of size. Near 1 when chains mix; above
-        1.05 more warmup is needed (Gelman and Rubin 1992; Vehtari and others 2021). NaN for fewer
-        than four draws of each chain.
+        The largest of the joint log-density and of the weights in order of size. Near 1 when chains
+        mix; above 1.05 more warmup is needed (Gelman and Rubin 1992; Vehtari and others 2021). NaN
+        for fewer than four draws of each chain.
         """
         return largest_r_hat(self.draws, self.log_joint)
 
