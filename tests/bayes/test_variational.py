@@ -559,7 +559,8 @@ def test_what_is_left_to_gain_is_what_coordinate_ascent_gains():
         here, gain = left_to_gain(rows, some, prior)
         assert here == pytest.approx(float(elbo(rows, some, prior)), abs=1e-9)
         true = float(best.elbo[0]) - here
-        assert gain > 0.3 * true - 1e-6
+        # Aitken's estimate is of one rate of convergence where there are several.
+        assert 0.3 * true - 1e-6 < gain < 10 * true + 1e-3
 
 
 def test_a_plateau_is_not_taken_for_an_optimum():

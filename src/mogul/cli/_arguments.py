@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mogul.cli._messages import note
 from mogul.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,10 +20,13 @@ __all__ = [
     "ColumnsOption",
     "DataArgument",
     "ModelArgument",
+    "OutOption",
     "SeedOption",
+    "WeightOption",
     "feature_names",
     "load_mixture",
     "names",
+    "note_left_out",
     "rows_for",
     "single_mixture",
     "table_rows",
@@ -48,6 +53,18 @@ SeedOption = Annotated[
     int,
     typer.Option("--seed", min=0, max=_LARGEST_SEED, help="The same seed, the same result."),
 ]
+
+WeightOption = Annotated[str | None, typer.Option(metavar="NAME", help="The column of weights.")]
+OutOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Where to save: a file, or a folder with a /.")
+]
+
+
+def note_left_out(columns: Sequence[str]) -> None:
+    """Tell of columns that are not used."""
+    if columns:
+        listed = ", ".join(map(repr, columns))
+        note(f"Not used, for they are not numbers or only number the rows: {listed}.")
 
 
 def names(text: str | None) -> list[str] | None:

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mogul.cli._arguments import ColumnsOption, DataArgument, SeedOption, names, table_rows
+from mogul.cli._arguments import (
+    ColumnsOption,
+    DataArgument,
+    OutOption,
+    SeedOption,
+    WeightOption,
+    names,
+    note_left_out,
+    table_rows,
+)
 from mogul.cli._bayes import fit_posterior, inference_settings
-from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_mixture, print_saved, print_table_facts
 from mogul.errors import InputError
 
@@ -69,10 +77,6 @@ BayesOption = Annotated[
 ]
 InferenceOption = Annotated[
     Inference | None, typer.Option(help="How to find the posterior; with --bayes, cavi by default.")
-]
-WeightOption = Annotated[str | None, typer.Option(metavar="NAME", help="The column of weights.")]
-OutOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Where to save: a file, or a folder with a /.")
 ]
 StartsOption = Annotated[
     int | None, typer.Option(min=1, help="Starts of each model; the likeliest end is kept.")
@@ -207,9 +211,7 @@ def _read(data: Path, columns: str | None, weight_column: str | None) -> Table:
     from mogul.data import read_table
 
     table = read_table(data, names(columns), weight_column)
-    if table.skipped:
-        left_out = ", ".join(map(repr, table.skipped))
-        note(f"Not used, for they are not numbers or only number the rows: {left_out}.")
+    note_left_out(table.skipped)
     _refuse_constant(table, data)
     return table
 

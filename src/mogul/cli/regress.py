@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mogul.cli._arguments import ColumnsOption, DataArgument, SeedOption, names
-from mogul.cli._messages import note
+from mogul.cli._arguments import (
+    ColumnsOption,
+    DataArgument,
+    OutOption,
+    SeedOption,
+    WeightOption,
+    names,
+    note_left_out,
+)
 from mogul.cli._report import number, print_facts, print_saved, print_table_facts
 from mogul.errors import InputError
 
@@ -49,13 +56,8 @@ def fit(
     data: DataArgument,
     target: TargetOption,
     columns: ColumnsOption = None,
-    weight_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The column of row weights.")
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Where to save: a file, or a folder with a /."),
-    ] = None,
+    weight_column: WeightOption = None,
+    out: OutOption = None,
     seed: SeedOption = 0,
     components: Annotated[
         int | None,
@@ -238,12 +240,7 @@ def _read(
     if features is None:
         every = read_table(data, None, weight_column)
         features = [name for name in every.names if name not in targets]
-        left_out = [name for name in every.skipped if name not in targets]
-        if left_out:
-            note(
-                "Not used, for they are not numbers or only number the rows: "
-                f"{', '.join(map(repr, left_out))}."
-            )
+        note_left_out([name for name in every.skipped if name not in targets])
         if not features:
             raise InputError(f"{data} has no other numeric column to predict from.")
     return read_table(data, features, weight_column), answers
