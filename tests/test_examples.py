@@ -26,6 +26,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             "lie on the means of components",
             ["samples", "density", "at", "pit", "coverage", "loss"],
         ),
+        (
+            "slogan",
+            ["--rows", "300", "--steps", "100"],
+            "SLOGAN",
+            ["samples", "critic", "losses"],
+        ),
         ("how_many_components", ["--rows", "800"], "highest at 4", ["how_many_components"]),
     ],
 )

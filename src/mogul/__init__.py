@@ -11,12 +11,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mogul import calibration, data, datasets, errors, functional, infer, nn, plot, priors
+    from mogul import (
+        calibration,
+        data,
+        datasets,
+        distances,
+        errors,
+        functional,
+        infer,
+        nn,
+        plot,
+        priors,
+    )
     from mogul.estimators import (
         BayesianGaussianMixture,
         GaussianMixture,
         MixtureDensityRegressor,
         SelectionResult,
+        Slogan,
         select,
     )
     from mogul.io import load, save
@@ -32,6 +44,7 @@ _LAZY = {
     "MixtureDensityRegressor": "mogul.estimators",
     "Posterior": "mogul.posterior",
     "SelectionResult": "mogul.estimators",
+    "Slogan": "mogul.estimators",
     "select": "mogul.estimators",
     "load": "mogul.io",
     "save": "mogul.io",
@@ -40,6 +53,7 @@ _MODULES = (
     "calibration",
     "data",
     "datasets",
+    "distances",
     "errors",
     "functional",
     "infer",
@@ -55,10 +69,12 @@ __all__ = [
     "MixtureDensityRegressor",
     "Posterior",
     "SelectionResult",
+    "Slogan",
     "__version__",
     "calibration",
     "data",
     "datasets",
+    "distances",
     "errors",
     "functional",
     "infer",

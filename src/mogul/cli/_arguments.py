@@ -27,6 +27,7 @@ __all__ = [
     "load_mixture",
     "names",
     "note_left_out",
+    "numbered_names",
     "rows_for",
     "single_mixture",
     "table_rows",
@@ -86,6 +87,11 @@ def single_mixture(found: Any, model: Path) -> Mixture:
     from mogul import Mixture
 
     mixture = found if isinstance(found, Mixture) else getattr(found, "mixture_", None)
+    if mixture is None and hasattr(found, "generator_"):
+        raise InputError(
+            f"{model} holds a {type(found).__name__}, which draws rows and has no density; use "
+            "mogul sample, or fit a mixture by mogul fit."
+        )
     if mixture is None:
         raise InputError(
             f"{model} holds a {type(found).__name__}, whose mixture is another for each row; use "
@@ -101,7 +107,12 @@ def single_mixture(found: Any, model: Path) -> Mixture:
 
 def feature_names(mixture: Mixture) -> list[str]:
     """The mixture's own names, or x0, x1, ... as scikit-learn names features without one."""
-    return list(mixture.feature_names or (f"x{i}" for i in range(mixture.n_features)))
+    return numbered_names(mixture.feature_names, mixture.n_features)
+
+
+def numbered_names(given: Sequence[str] | None, n_features: int) -> list[str]:
+    """The names of features, x0, x1, ... where they have none."""
+    return [f"x{i}" for i in range(n_features)] if given is None else [str(one) for one in given]
 
 
 def rows_for(mixture: Mixture, data: Path, columns: str | None = None) -> Rows:

@@ -33,9 +33,10 @@ def show(
     from mogul import load
 
     found = load(model)
-    if hasattr(found, "networks_"):
-        _show_regressor(found, as_json)
-        return
+    for attribute, facts_of in (("networks_", _regressor), ("generator_", _slogan)):
+        if hasattr(found, attribute):
+            _print_facts(facts_of(found), as_json)
+            return
     mixture = single_mixture(found, model)
     facts = {"kind": type(found).__name__, **_facts(mixture), **_training(found)}
     if as_json:
@@ -52,25 +53,43 @@ def show(
     print_mixture(mixture)
 
 
-def _show_regressor(found: Any, as_json: bool) -> None:
-    names = getattr(found, "feature_names_in_", None)
-    facts = {
+def _regressor(found: Any) -> dict[str, Any]:
+    return {
         "kind": type(found).__name__,
         "covariance_type": found.covariance_type,
         "n_components": found.n_components,
         "n_networks": len(found.networks_),
-        "feature_names": None if names is None else [str(name) for name in names],
-        "target_names": None if found.target_names_ is None else list(found.target_names_),
+        "feature_names": _names(getattr(found, "feature_names_in_", None)),
+        "target_names": _names(found.target_names_),
         "n_parameters": sum(p.numel() for one in found.networks_ for p in one.parameters()),
         "noise": found.noise_,
         "held_out_loss": found.held_out_loss_,
     }
+
+
+def _slogan(found: Any) -> dict[str, Any]:
+    networks = (found.generator_, found.critic_)
+    return {
+        "kind": type(found).__name__,
+        "n_features": found.n_features_in_,
+        "feature_names": _names(getattr(found, "feature_names_in_", None)),
+        "n_parameters": sum(p.numel() for one in networks for p in one.parameters()),
+        "n_steps": found.n_steps_,
+        "distance": found.history_[-1].distance,
+    }
+
+
+def _names(given: Any) -> list[str] | None:
+    return None if given is None else [str(name) for name in given]
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, allow_nan=False))
         return
-    for name in ("feature_names", "target_names"):
-        facts[name] = "none" if facts[name] is None else ", ".join(facts[name])
-    print_facts((_LABELS[name], value) for name, value in facts.items())
+    lists = {"feature_names", "target_names"} & facts.keys()
+    said = {name: ", ".join(facts[name] or ["none"]) for name in lists}
+    print_facts((_LABELS[name], value) for name, value in (facts | said).items())
 
 
 def _facts(mixture: Mixture) -> dict[str, Any]:
@@ -101,6 +120,8 @@ _LABELS = {
     "target_names": "target",
     "noise": "noise, in standard deviations",
     "held_out_loss": "held-out loss, in nats a row",
+    "n_steps": "steps of the generator",
+    "distance": "distance by the critic, in standard deviations",
     "feature_names": "feature names",
     "n_parameters": "parameters",
     "dtype": "numbers",

@@ -6,11 +6,13 @@ from mogul.estimators.bayesian_mixture import BayesianGaussianMixture
 from mogul.estimators.gaussian_mixture import GaussianMixture
 from mogul.estimators.mixture_density_regressor import MixtureDensityRegressor
 from mogul.estimators.selection import SelectionResult, select
+from mogul.estimators.slogan import Slogan
 
 __all__ = [
     "BayesianGaussianMixture",
     "GaussianMixture",
     "MixtureDensityRegressor",
     "SelectionResult",
+    "Slogan",
     "select",
 ]
