@@ -84,12 +84,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     options = parser.parse_args()
     columns = ("slogan", "mixture", "training_rows")
     print(f"{'sliced Wasserstein, over that of fresh rows':<44}{'seconds':>8}", end="")
     print("".join(f"{name.replace('_', ' '):>15}" for name in columns), flush=True)
     rows = []
-    for name in SETS:
+    for name in options.sets:
         for seed in range(options.seeds):
             row = one(name, seed, options.steps)
             rows.append(row)

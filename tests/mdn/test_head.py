@@ -256,7 +256,7 @@ def test_any_backbone_is_taken_and_one_that_does_not_fit_is_refused():
             MixtureHead(3, **settings)
 
 
-@pytest.mark.parametrize("kind", ["diag", "spherical"])
+@pytest.mark.parametrize("kind", ["diag", "spherical", "full", "tied"])
 @pytest.mark.parametrize("least", [0.0, 0.05])
 @pytest.mark.parametrize("d", [1, 3])
 def test_the_loss_in_closed_form_is_that_of_the_mixture(kind, least, d):

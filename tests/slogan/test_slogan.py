@@ -18,7 +18,13 @@ from mogul.cli import main
 from mogul.distances import sliced_wasserstein
 from mogul.errors import InputError
 from mogul.nn import Critic, Generator, pair_distances, slogan_loss
-from mogul.nn.slogan_training import _batches, critic_steps, learning_rate
+from mogul.nn.slogan_training import (
+    SloganSettings,
+    _batches,
+    _Run,
+    critic_steps,
+    learning_rate,
+)
 
 QUICK = {"n_steps": 30, "critic_steps": 2, "batch_size": 64, "random_state": 0}
 
@@ -113,6 +119,27 @@ def test_the_schedule_is_that_of_the_tutorial():
     rates = {i: learning_rate(i, 30_000, 1e-3) for i in (0, 9_999, 10_000, 19_999, 20_000, 29_999)}
     expected = [1e-3, 1e-3, 1e-3 / 3, 1e-3 / 3, 1e-3 / 9, 1e-3 / 9]
     assert list(rates.values()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_generator_ends_with_the_average_of_its_weights():
+    settings = SloganSettings(1, 8, 1, 10.0, 1e-3, (0.0, 0.9))
+    generator = Generator(2, 3, (4,))
+    run = _Run(Critic(2), generator, iter(()), settings)
+
+    def goes_to(value):
+        for p in run.trained:
+            p.data.fill_(value)
+        run._count()
+
+    for value in (1.0, 2.0, 6.0):
+        goes_to(value)
+    run.adopt_average()
+    assert all(torch.allclose(p, torch.tensor(3.0)) for p in run.trained)
+    # From then on each step has a thousandth.
+    run.counted = 5000
+    goes_to(1003.0)
+    run.adopt_average()
+    assert all(torch.allclose(p, torch.tensor(4.0)) for p in run.trained)
 
 
 @pytest.mark.parametrize("network", [Critic(3, (8, 5)), Generator(3, 6, (8, 5))])
@@ -280,6 +307,7 @@ def test_an_interrupted_training_keeps_its_networks():
         ({"lipschitz_weight": 0.0}, "lipschitz_weight"),
         ({"generator_hidden": (0,)}, "width of hidden"),
         ({"noise_size": "much"}, "noise_size"),
+        ({"activation": "step"}, "activation"),
         ({"callbacks": [3]}, "callbacks must be callables"),
         ({"device": "abacus"}, "cannot be used"),
     ],

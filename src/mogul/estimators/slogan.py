@@ -23,6 +23,7 @@ from mogul.errors import InputError
 from mogul.estimators._inputs import as_tensor, check_sample_weight, named_device, validated
 from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import is_plain, settings_to_state
+from mogul.nn.mlp import ACTIVATIONS
 from mogul.nn.slogan import Critic, Generator
 from mogul.nn.slogan_training import SloganRecord, SloganResult, SloganSettings, train_slogan
 
@@ -69,6 +70,9 @@ class Slogan(BaseEstimator):
     generator_hidden : sequence of int, default (128, 128)
         The widths of the generator's layers.
     critic_hidden : sequence of int, default (50, 50)
+    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
+        Of both. The tutorial has "relu", of which half died in the critic within 10,000 steps, and
+        with them what it could tell.
     random_state : int, RandomState or None, default None
     callbacks : sequence of callables, optional
         Each is called with a record before every hundredth step; returning True ends the training.
@@ -78,6 +82,7 @@ class Slogan(BaseEstimator):
     Attributes
     ----------
     generator_ : mogul.nn.Generator
+        With the average of its weights over about the last thousand steps.
     critic_ : mogul.nn.Critic
     loc_, scale_ : ndarray, shape (D,)
         Mean and standard deviation of the columns.
@@ -118,6 +123,7 @@ class Slogan(BaseEstimator):
         "noise_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "generator_hidden": ["array-like", tuple],
         "critic_hidden": ["array-like", tuple],
+        "activation": [StrOptions(set(ACTIVATIONS))],
         "random_state": ["random_state"],
         "callbacks": [list, tuple, None],
         "progress": [StrOptions({"auto"}), "boolean"],
@@ -138,6 +144,7 @@ class Slogan(BaseEstimator):
         noise_size: str | int = "auto",
         generator_hidden: Sequence[int] = (128, 128),
         critic_hidden: Sequence[int] = (50, 50),
+        activation: str = "silu",
         random_state: int | RandomState | None = None,
         callbacks: Sequence[Callable[[SloganRecord], bool | None]] | None = None,
         progress: str | bool = "auto",
@@ -152,6 +159,7 @@ class Slogan(BaseEstimator):
         self.noise_size = noise_size
         self.generator_hidden = generator_hidden
         self.critic_hidden = critic_hidden
+        self.activation = activation
         self.random_state = random_state
         self.callbacks = callbacks
         self.progress = progress
@@ -229,8 +237,8 @@ class Slogan(BaseEstimator):
         size = max(_LEAST_NOISE, n_features) if isinstance(size, str) else size
         with torch.random.fork_rng(devices=[]):  # layers draw from torch's own generator
             torch.manual_seed(seed)
-            critic = Critic(n_features, self.critic_hidden)
-            return critic, Generator(n_features, size, self.generator_hidden)
+            critic = Critic(n_features, self.critic_hidden, self.activation)
+            return critic, Generator(n_features, size, self.generator_hidden, self.activation)
 
     def _train(
         self,
@@ -302,9 +310,8 @@ class Slogan(BaseEstimator):
             "random_state": seed if is_plain(seed) else None,
             "feature_names": None if names is None else [str(name) for name in names],
             "n_features": self.n_features_in_,
-            "noise_size": self.generator_.noise_size,
-            "generator_hidden": self.generator_.backbone.hidden,
-            "critic_hidden": self.critic_.backbone.hidden,
+            "generator": self.generator_.form,
+            "critic": self.critic_.form,
             "n_steps": self.n_steps_,
             "history": [[r.step, r.real, r.generated, r.penalty] for r in self.history_],
         }
@@ -326,10 +333,8 @@ class Slogan(BaseEstimator):
         model.n_steps_ = header["n_steps"]
         model.history_ = [SloganRecord(*numbers) for numbers in header["history"]]
         with torch.random.fork_rng(devices=[]):  # layers draw before they are filled
-            model.generator_ = Generator(
-                model.n_features_in_, header["noise_size"], header["generator_hidden"]
-            )
-            model.critic_ = Critic(model.n_features_in_, header["critic_hidden"])
+            model.generator_ = Generator(**header["generator"])
+            model.critic_ = Critic(**header["critic"])
         for name, network in (("generator", model.generator_), ("critic", model.critic_)):
             network.load_state_dict(
                 {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mogul.mixture import Mixture
-from mogul.nn._diagonal_loss import diagonal_loss
+from mogul.nn._normal_losses import diagonal_loss, triangular_loss
 from mogul.nn.mixture_head import MOST_LOG_SCALE, MixtureHead, at_least_single
 
 __all__ = ["LOSSES", "has_missing", "known_log_prob"]
@@ -48,12 +47,12 @@ def known_log_prob(mixture: Mixture, y: Tensor) -> Tensor:
 
 
 def _negative_log_prob(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:
-    if head.kind.has_matrices() or y.requires_grad or missing:
+    if y.requires_grad or missing:
         return -known_log_prob(head.standard(raw), y)
-    least = math.log(head.min_scale) if head.min_scale else -math.inf
+    loss = triangular_loss if head.kind.has_matrices() else diagonal_loss
     with torch.autocast(raw.device.type, enabled=False):
         wide = at_least_single(raw)
-        return diagonal_loss(wide, y.to(wide), head.n_components, least, MOST_LOG_SCALE)
+        return loss(wide, y.to(wide), head.n_components, head.min_scale, MOST_LOG_SCALE)
 
 
 def _natural(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:

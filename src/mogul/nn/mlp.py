@@ -37,7 +37,6 @@ class MLP(nn.Module):
 
     Attributes
     ----------
-    hidden : list of int
     out_features : int
         The width of the last layer.
 
@@ -78,7 +77,7 @@ class MLP(nn.Module):
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers)
-        self.in_features, self.hidden, self.out_features = widths[0], widths[1:], widths[-1]
+        self.in_features, self.out_features = widths[0], widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(*batch, in_features) to (*batch, out_features)."""

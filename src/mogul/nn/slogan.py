@@ -28,7 +28,7 @@ class Critic(nn.Module):
     event_size : int
         D, the width of a row.
     hidden : sequence of int, default (50, 50)
-    activation : {"relu", "silu", "tanh", "gelu"}, default "relu"
+    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
     device, dtype : optional
 
     Examples
@@ -43,13 +43,18 @@ class Critic(nn.Module):
         self,
         event_size: int,
         hidden: Sequence[int] = (50, 50),
-        activation: str = "relu",
+        activation: str = "silu",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.event_size = check_count(event_size, "event_size")
+        self.form: dict[str, Any] = {
+            "event_size": check_count(event_size, "event_size"),
+            "hidden": [int(width) for width in hidden],
+            "activation": activation,
+        }
+        """The arguments that build it anew."""
         self.backbone = MLP(event_size, hidden, activation, device=device, dtype=dtype)
         self.linear = nn.Linear(self.backbone.out_features, 1, device=device, dtype=dtype)
         _begin(self)
@@ -69,7 +74,7 @@ class Generator(nn.Module):
     noise_size : int, default 16
         How many numbers of noise a row is made from.
     hidden : sequence of int, default (128, 128)
-    activation : {"relu", "silu", "tanh", "gelu"}, default "relu"
+    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
     device, dtype : optional
 
     Examples
@@ -85,14 +90,20 @@ class Generator(nn.Module):
         event_size: int,
         noise_size: int = 16,
         hidden: Sequence[int] = (128, 128),
-        activation: str = "relu",
+        activation: str = "silu",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.event_size = check_count(event_size, "event_size")
         self.noise_size = check_count(noise_size, "noise_size")
+        self.form: dict[str, Any] = {
+            "event_size": check_count(event_size, "event_size"),
+            "noise_size": self.noise_size,
+            "hidden": [int(width) for width in hidden],
+            "activation": activation,
+        }
+        """The arguments that build it anew."""
         self.backbone = MLP(noise_size, hidden, activation, device=device, dtype=dtype)
         self.linear = nn.Linear(self.backbone.out_features, event_size, device=device, dtype=dtype)
         _begin(self)

@@ -27,6 +27,8 @@ _FIRST = 10
 """Generator steps before each of which the critic is trained for long."""
 _LONGER = 10
 """How many times as many critic steps a long stretch has."""
+_MEMORY = 0.999
+"""Of the average of the generator's weights, a step."""
 _STAGES, _FALL = 3, 3.0
 """The learning rate is divided by 3 after each third of the steps."""
 
@@ -123,6 +125,10 @@ def train_slogan(
 ) -> SloganResult:
     """Train both networks, in place.
 
+    The generator ends with an exponential average of its weights over about the last thousand
+    steps: at a constant learning rate the two networks circle, and the middle is nearer to the data
+    than the circle is (Yazıcı and others 2019).
+
     Parameters
     ----------
     critic, generator : Critic, Generator
@@ -156,6 +162,7 @@ def train_slogan(
                         break
         except KeyboardInterrupt:
             interrupted = True
+    run.adopt_average()
     critic.eval()
     generator.eval()
     return SloganResult(step if interrupted else settings.n_steps, history, interrupted)
@@ -177,6 +184,7 @@ class _Run:
         self.of_critic = Adam(critic.parameters(), **options)
         self.of_generator = Adam(generator.parameters(), **options)
         self.trained = list(generator.parameters())
+        self.average, self.counted = [torch.zeros_like(p) for p in self.trained], 0
 
     def step(self, step: int, source: torch.Generator) -> SloganRecord | None:
         """Some steps of the critic, then one of the generator."""
@@ -195,7 +203,22 @@ class _Run:
         made = self.generator.sample(s.batch_size, source)
         self.critic(made).sum().backward(inputs=self.trained)
         self.of_generator.step()
+        self._count()
         return record
+
+    @torch.no_grad()
+    def _count(self) -> None:
+        """Put the weights of now into the average; each of few steps counts alike."""
+        self.counted += 1
+        share = max(1 - _MEMORY, 1 / self.counted)
+        torch._foreach_lerp_(self.average, self.trained, share)  # pyright: ignore
+
+    @torch.no_grad()
+    def adopt_average(self) -> None:
+        """Leave the generator with its average."""
+        if self.counted:
+            for p, mean in zip(self.trained, self.average, strict=True):
+                p.copy_(mean)
 
     def _critic_step(self, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         real = next(self.batches)
