@@ -7,6 +7,7 @@ is mostly the time that torch takes to record them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -38,8 +39,7 @@ def diagonal_loss(
     most_log_scale : float
         Logarithms are cut to this much on both sides of zero before.
     """
-    found: Any = _DiagonalLoss.apply(raw, y, n_components, min_scale**2, most_log_scale)
-    return found
+    return _with_gradient(_diagonal, raw, y, n_components, min_scale**2, most_log_scale)
 
 
 def triangular_loss(
@@ -59,108 +59,111 @@ def triangular_loss(
     n_components, min_scale, most_log_scale
         As in :func:`diagonal_loss`; the scales are the diagonals.
     """
-    found: Any = _TriangularLoss.apply(raw, y, n_components, min_scale**2, most_log_scale)
+    return _with_gradient(_triangular, raw, y, n_components, min_scale**2, most_log_scale)
+
+
+def _with_gradient(loss: Callable[..., tuple[Tensor, Tensor]], raw: Tensor, *more: Any) -> Tensor:
+    """The loss of each row, with its gradient in ``raw`` where one is asked for."""
+    recorded = raw.requires_grad and torch.is_grad_enabled()
+    with torch.no_grad():
+        value, gradient = loss(recorded, raw, *more)
+    if not recorded:
+        return value
+    found: Any = _KnownGradient.apply(raw, value, gradient)
     return found
 
 
-class _DiagonalLoss(torch.autograd.Function):
+def _diagonal(
+    wanted: bool, raw: Tensor, y: Tensor, k: int, floor: float, most: float
+) -> tuple[Tensor, Tensor]:
+    d = y.shape[-1]
+    logits, means, chart = raw.split([k, k * d, raw.shape[-1] - k - k * d], -1)
+    chart = chart.unflatten(-1, (k, -1))  # (*batch, K, D) or (*batch, K, 1)
+    shared = chart.shape[-1] < d
+    own, variance = _variances(chart, floor, most)
+    inverse = variance.rsqrt()
+    z = (y.unsqueeze(-2) - means.unflatten(-1, (k, d))).mul_(inverse)
+    if shared:  # twice the negative log-density, but for a constant
+        halves = z.square().sum(-1).add_(variance.log().squeeze(-1), alpha=d)
+    else:
+        halves = torch.addcmul(variance.log_(), z, z)
+        halves = halves.squeeze(-1) if d == 1 else halves.sum(-1)
+    loss, of_logits, shares = _mixed(logits, halves, d, wanted)
+    if not wanted:
+        return loss, loss
+    by_share = shares.unsqueeze(-1)  # (*batch, K, 1)
+    weighted = z * by_share
+    if shared:
+        of_chart = d * by_share - (weighted * z).sum(-1, keepdim=True)
+    else:
+        of_chart = torch.addcmul(by_share, weighted, z, value=-1.0)
+    of_means = weighted.mul_(inverse).neg_()
+    of_chart = _within(of_chart.mul_(inverse.square_().mul_(own)), chart, most)
+    return loss, torch.cat([of_logits, of_means.flatten(-2), of_chart.flatten(-2)], -1)
+
+
+def _triangular(
+    wanted: bool, raw: Tensor, y: Tensor, k: int, floor: float, most: float
+) -> tuple[Tensor, Tensor]:
+    """With C factors, each of which S components share: C = K, S = 1 or C = 1, S = K."""
+    d = y.shape[-1]
+    square, lower, diagonal = _places(d, raw.device)
+    logits, means, chart = raw.split([k, k * d, raw.shape[-1] - k - k * d], -1)
+    chart = chart.unflatten(-1, (-1, len(lower)))  # (*batch, C, D (D + 1) / 2)
+    logs = chart.index_select(-1, diagonal)
+    own, variance = _variances(logs, floor, most)
+    entry = variance.sqrt()
+    entries = torch.nn.functional.pad(chart, (0, 1))
+    entries.index_copy_(-1, diagonal, entry)
+    factor = entries.index_select(-1, square).unflatten(-1, (d, d))
+    away = y.unsqueeze(-2) - means.unflatten(-1, (k, d))
+    z = torch.linalg.solve_triangular(factor, _columns(away, factor), upper=False)
+    halves = z.square().sum(-2).add_(variance.log().sum(-1, keepdim=True))  # (*batch, C, S)
+    loss, of_logits, shares = _mixed(logits, halves.flatten(-2), d, wanted)
+    if not wanted:
+        return loss, loss
+    shares = shares.reshape(*z.shape[:-2], 1, z.shape[-1])
+    pulled = torch.linalg.solve_triangular(factor.transpose(-1, -2), z, upper=True)
+    pulled = pulled.mul_(shares).neg_()  # −r u, (*batch, C, D, S)
+    of_chart = (pulled @ z.transpose(-1, -2)).flatten(-2).index_select(-1, lower)
+    # Of the logarithm of a diagonal entry t: t times the entry's gradient, and r from log det.
+    of_logs = torch.addcmul(shares.sum(-1), of_chart.index_select(-1, diagonal), entry)
+    of_logs = _within(of_logs.mul_(own.div_(variance)), logs, most)
+    of_chart.index_copy_(-1, diagonal, of_logs)
+    of_means = pulled.transpose(-1, -2).flatten(-3)
+    return loss, torch.cat([of_logits, of_means, of_chart.flatten(-2)], -1)
+
+
+def _mixed(logits: Tensor, halves: Tensor, d: int, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, its gradient in the logits and the responsibilities."""
+    log_weights = torch.log_softmax(logits, -1)
+    terms = torch.sub(log_weights, halves, alpha=0.5)
+    loss = torch.logsumexp(terms, -1).neg_().add_(0.5 * d * math.log(2 * math.pi))
+    if not wanted:
+        return loss, loss, loss
+    shares = torch.softmax(terms, -1)
+    return loss, log_weights.exp_().sub_(shares), shares
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A loss of each row whose gradient was found along with it."""
+
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, y: Tensor, k: int, floor: float, most: float) -> Tensor:
-        d = y.shape[-1]
-        logits, means, chart = raw.split([k, k * d, raw.shape[-1] - k - k * d], -1)
-        chart = chart.unflatten(-1, (k, -1))  # (*batch, K, D) or (*batch, K, 1)
-        own, variance = _variances(chart, floor, most)
-        inverse = variance.rsqrt()
-        z = (y.unsqueeze(-2) - means.unflatten(-1, (k, d))).mul_(inverse)
-        log_weights = torch.log_softmax(logits, -1)
-        halves = torch.addcmul(variance.log(), z, z)  # twice the −log-density, and a constant
-        if d == 1:
-            halves = halves.squeeze(-1)
-        elif chart.shape[-1] == d:
-            halves = halves.sum(-1)
-        else:
-            halves = z.square().sum(-1).add_(variance.log().squeeze(-1), alpha=d)
-        terms = torch.sub(log_weights, halves, alpha=0.5)
-        total = torch.logsumexp(terms, -1)
-        ctx.save_for_backward(log_weights, terms, total, z, inverse, chart, own)
-        ctx.most = most
-        return 0.5 * d * math.log(2 * math.pi) - total
+    def forward(ctx: Any, raw: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore
-        log_weights, terms, total, z, inverse, chart, own = ctx.saved_tensors
-        of_logits, shares = _of_weights(log_weights, terms, total, grad_outputs[0])
-        by_share = shares.unsqueeze(-1)  # (*batch, K, 1)
-        weighted = z * by_share
-        of_means = (weighted * inverse).neg_()
-        if chart.shape[-1] == z.shape[-1]:
-            of_chart = torch.addcmul(by_share, weighted, z, value=-1.0)
-        else:
-            of_chart = z.shape[-1] * by_share - (weighted * z).sum(-1, keepdim=True)
-        slope = inverse.square().mul_(own)
-        of_chart = _within(of_chart.mul_(slope), chart, ctx.most)
-        parts = [of_logits, of_means.flatten(-2), of_chart.flatten(-2)]
-        return torch.cat(parts, -1), None, None, None, None
-
-
-class _TriangularLoss(torch.autograd.Function):
-    """C factors, each of which S components share: C = K, S = 1 or C = 1, S = K."""
-
-    @staticmethod
-    def forward(ctx: Any, raw: Tensor, y: Tensor, k: int, floor: float, most: float) -> Tensor:
-        d = y.shape[-1]
-        square, lower, diagonal = _places(d, raw.device)
-        logits, means, chart = raw.split([k, k * d, raw.shape[-1] - k - k * d], -1)
-        chart = chart.unflatten(-1, (-1, len(lower)))  # (*batch, C, D (D + 1) / 2)
-        logs = chart.index_select(-1, diagonal)
-        own, variance = _variances(logs, floor, most)
-        entries = torch.nn.functional.pad(chart, (0, 1))
-        entries.index_copy_(-1, diagonal, variance.sqrt())
-        factor = entries.index_select(-1, square).unflatten(-1, (d, d))
-        away = y.unsqueeze(-2) - means.unflatten(-1, (k, d))
-        z = torch.linalg.solve_triangular(factor, _columns(away, factor), upper=False)
-        log_weights = torch.log_softmax(logits, -1)
-        halves = z.square().sum(-2).add_(variance.log().sum(-1, keepdim=True))  # (*batch, C, S)
-        terms = torch.sub(log_weights, halves.flatten(-2), alpha=0.5)
-        total = torch.logsumexp(terms, -1)
-        ctx.save_for_backward(log_weights, terms, total, z, factor, logs, own, variance)
-        ctx.most = most
-        return 0.5 * d * math.log(2 * math.pi) - total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # pyright: ignore
-        log_weights, terms, total, z, factor, logs, own, variance = ctx.saved_tensors
-        d = factor.shape[-1]
-        _, lower, diagonal = _places(d, factor.device)
-        of_logits, shares = _of_weights(log_weights, terms, total, grad_outputs[0])
-        shares = shares.reshape(*z.shape[:-2], 1, z.shape[-1])
-        pulled = torch.linalg.solve_triangular(factor.transpose(-1, -2), z, upper=True)
-        pulled = pulled.mul_(shares).neg_()  # −r u, (*batch, C, D, S)
-        of_chart = (pulled @ z.transpose(-1, -2)).flatten(-2).index_select(-1, lower)
-        # Of the logarithm of a diagonal entry t: t times the entry's gradient, and r from log det.
-        entry = variance.sqrt()
-        of_logs = torch.addcmul(shares.sum(-1), of_chart.index_select(-1, diagonal), entry)
-        of_logs = _within(of_logs.mul_(own / variance), logs, ctx.most)
-        of_chart.index_copy_(-1, diagonal, of_logs)
-        of_means = pulled.transpose(-1, -2).flatten(-3)
-        return torch.cat([of_logits, of_means, of_chart.flatten(-2)], -1), None, None, None, None
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0].unsqueeze(-1), None, None
 
 
 def _variances(logs: Tensor, floor: float, most: float) -> tuple[Tensor, Tensor]:
     """The squares of scales from their logarithms: their own, and with the floor's added."""
     own = logs.clamp(-most, most).mul_(2).exp_()
     return own, own + floor
-
-
-def _of_weights(
-    log_weights: Tensor, terms: Tensor, total: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradient in the logits, and the responsibilities, both times the gradient of the loss."""
-    each = gradient.unsqueeze(-1)
-    shares = torch.sub(terms, total.unsqueeze(-1)).exp_().mul_(each)
-    return log_weights.exp().mul_(each).sub_(shares), shares
 
 
 def _within(gradient: Tensor, logs: Tensor, most: float) -> Tensor:

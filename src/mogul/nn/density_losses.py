@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,7 +17,7 @@ __all__ = ["LOSSES", "has_missing", "known_log_prob"]
 
 def has_missing(y: Tensor) -> bool:
     """Whether some value is NaN, in one pass: a sum of numbers is one."""
-    return bool(y.sum().isnan())
+    return math.isnan(float(y.detach().sum()))
 
 
 def known_log_prob(mixture: Mixture, y: Tensor) -> Tensor:
