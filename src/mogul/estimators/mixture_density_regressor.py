@@ -75,6 +75,9 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         The widths of the layers.
     activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
     dropout : float, default 0.0
+    input_gain : float, default 4.0
+        The first layer's weights begin this many times as large as torch draws them; less for
+        smoother functions of x, as of many noisy features.
     backbone : nn.Module or callable, optional
         In the place of the layers: a module from (B, n_features) to (B, F), of which each network
         gets a copy with parameters drawn anew, or a function from n_features to such a module.
@@ -157,6 +160,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         "hidden": ["array-like", tuple],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0.0, 1.0, closed="left")],
+        "input_gain": [Interval(Real, 0.0, None, closed="neither")],
         "backbone": [None, callable],
         "loss": [StrOptions(set(LOSSES))],
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
@@ -183,6 +187,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
         dropout: float = 0.0,
+        input_gain: float = 4.0,
         backbone: nn.Module | Callable[[int], nn.Module] | None = None,
         loss: str = "nll",
         n_ensemble: int = 10,
@@ -204,6 +209,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         self.hidden = hidden
         self.activation = activation
         self.dropout = dropout
+        self.input_gain = input_gain
         self.backbone = backbone
         self.loss = loss
         self.n_ensemble = n_ensemble
@@ -322,6 +328,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             hidden=self.hidden,
             activation=self.activation,
             dropout=self.dropout,
+            input_gain=float(self.input_gain),
             min_scale=self.min_scale,
             loss=self.loss,
         )

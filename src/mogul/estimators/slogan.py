@@ -70,7 +70,7 @@ class Slogan(BaseEstimator):
     generator_hidden : sequence of int, default (128, 128)
         The widths of the generator's layers.
     critic_hidden : sequence of int, default (50, 50)
-    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
+    activation : {"gelu", "silu", "tanh", "relu"}, default "gelu"
         Of both. The tutorial has "relu", of which half died in the critic within 10,000 steps, and
         with them what it could tell.
     random_state : int, RandomState or None, default None
@@ -144,7 +144,7 @@ class Slogan(BaseEstimator):
         noise_size: str | int = "auto",
         generator_hidden: Sequence[int] = (128, 128),
         critic_hidden: Sequence[int] = (50, 50),
-        activation: str = "silu",
+        activation: str = "gelu",
         random_state: int | RandomState | None = None,
         callbacks: Sequence[Callable[[SloganRecord], bool | None]] | None = None,
         progress: str | bool = "auto",

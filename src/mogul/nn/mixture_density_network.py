@@ -38,6 +38,8 @@ class MixtureDensityNetwork(nn.Module):
         The widths of the default backbone.
     activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
     dropout : float, default 0.0
+    input_gain : float, default 4.0
+        Of the default backbone; see :class:`MLP`.
     min_scale : float, default 0.01
         The least scale of a component, in standard deviations of y; see :class:`MixtureHead`.
     loss : {"nll", "ngem", "crps"}, default "nll"
@@ -92,6 +94,7 @@ class MixtureDensityNetwork(nn.Module):
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
         dropout: float = 0.0,
+        input_gain: float = 4.0,
         min_scale: float = 0.01,
         loss: str = "nll",
     ):
@@ -99,7 +102,8 @@ class MixtureDensityNetwork(nn.Module):
         self.form: dict[str, Any] | None = None if backbone is not None else {
             "in_features": in_features, "event_size": event_size, "n_components": n_components,
             "covariance_type": covariance_type, "hidden": [int(width) for width in hidden],
-            "activation": activation, "dropout": dropout, "min_scale": min_scale, "loss": loss,
+            "activation": activation, "dropout": dropout, "input_gain": input_gain,
+            "min_scale": min_scale, "loss": loss,
         }  # fmt: skip
         """The arguments that build it anew; None with a backbone of one's own."""
         if loss not in LOSSES:
@@ -107,9 +111,9 @@ class MixtureDensityNetwork(nn.Module):
                 f"The loss {loss!r} is unknown; choose one of {', '.join(map(repr, LOSSES))}."
             )
         self.loss_name = loss
-        self.backbone = MLP(in_features, hidden, activation, dropout) if backbone is None else (
-            backbone
-        )  # fmt: skip
+        if backbone is None:
+            backbone = MLP(in_features, hidden, activation, dropout, input_gain)
+        self.backbone = backbone
         width = _width(self.backbone, in_features)
         self.head = MixtureHead(
             width, event_size, n_components, covariance_type, min_scale=min_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -33,6 +34,10 @@ class MLP(nn.Module):
     activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
     dropout : float, default 0.0
         The share of each layer's outputs that is dropped in training.
+    input_gain : float, default 1.0
+        The first layer's weights and biases begin this many times as large as torch draws them.
+        It is to a network what the inverse width is to a kernel: how quickly its functions vary
+        with x before they have learnt to.
     device, dtype : optional
 
     Attributes
@@ -54,6 +59,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
         dropout: float = 0.0,
+        input_gain: float = 1.0,
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -66,6 +72,8 @@ class MLP(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1; got {dropout!r}.")
+        if not 0 < input_gain < math.inf:
+            raise InputError(f"input_gain must be positive and finite; got {input_gain!r}.")
         widths = [check_count(in_features, "in_features")]
         widths += [check_count(width, "A width of hidden") for width in hidden]
         layers: list[nn.Module] = []
@@ -77,6 +85,9 @@ class MLP(nn.Module):
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers)
+        with torch.no_grad():
+            for p in layers[0].parameters() if layers else ():
+                p.mul_(input_gain)
         self.in_features, self.out_features = widths[0], widths[-1]
 
     def forward(self, x: Tensor) -> Tensor:

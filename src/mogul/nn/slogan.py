@@ -28,7 +28,7 @@ class Critic(nn.Module):
     event_size : int
         D, the width of a row.
     hidden : sequence of int, default (50, 50)
-    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
+    activation : {"gelu", "silu", "tanh", "relu"}, default "gelu"
     device, dtype : optional
 
     Examples
@@ -43,7 +43,7 @@ class Critic(nn.Module):
         self,
         event_size: int,
         hidden: Sequence[int] = (50, 50),
-        activation: str = "silu",
+        activation: str = "gelu",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -74,7 +74,7 @@ class Generator(nn.Module):
     noise_size : int, default 16
         How many numbers of noise a row is made from.
     hidden : sequence of int, default (128, 128)
-    activation : {"silu", "tanh", "relu", "gelu"}, default "silu"
+    activation : {"gelu", "silu", "tanh", "relu"}, default "gelu"
     device, dtype : optional
 
     Examples
@@ -90,7 +90,7 @@ class Generator(nn.Module):
         event_size: int,
         noise_size: int = 16,
         hidden: Sequence[int] = (128, 128),
-        activation: str = "silu",
+        activation: str = "gelu",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
