@@ -131,3 +131,32 @@ def test_quantiles_that_are_none_are_refused(table, capsys):
         code, _, err = run(capsys, "regress", "predict", saved, file, "--quantiles", wrong)
         assert code == 2
         assert says in err
+
+
+def test_targets_may_be_missing(table, capsys):
+    _, frame, folder = table
+    frame.loc[:4, "price"] = np.nan
+    frame.loc[3:9, "rent"] = np.nan
+    gaps, saved = folder / "gaps.csv", folder / "model.safetensors"
+    frame.to_csv(gaps, index=False)
+    code, out, err = run(capsys, "regress", "fit", gaps, "-t", "price,rent", "--out", saved, *QUICK)
+    assert code == 0
+    assert "2 rows have no target and are left out" in err
+    kept = frame.drop(index=[3, 4])
+    given = mogul.MixtureDensityRegressor(random_state=0, n_ensemble=2, noise=0.1, max_epochs=20)
+    x = kept[["area", "rooms", "count"]].astype(float)
+    given.fit(x, kept[["price", "rent"]])
+    np.testing.assert_allclose(mogul.load(saved).predict(x), given.predict(x))
+    code, out, err = run(capsys, "regress", "predict", saved, gaps, "--summary")
+    assert code == 0
+    assert "148" in out
+    assert "left out" in err
+    # A feature may not be, and a target that never is known is refused.
+    code, _, err = run(capsys, "regress", "fit", gaps, "-t", "area", "--columns", "rent", *QUICK)
+    assert code != 0
+    assert "missing value (NaN) in row 4, column 'rent'" in err
+    frame["price"] = np.nan
+    frame.to_csv(gaps, index=False)
+    code, _, err = run(capsys, "regress", "fit", gaps, "-t", "price", "--columns", "area", *QUICK)
+    assert code != 0
+    assert "price" in err

@@ -18,6 +18,7 @@ from mogul.cli._arguments import (
     names,
     note_left_out,
 )
+from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_saved, print_table_facts
 from mogul.errors import InputError
 
@@ -84,8 +85,10 @@ def fit(
       mogul regress fit houses.csv -t price --columns area,rooms --weight-column count
       mogul regress fit boats.parquet -t drag,lift -c full --members 5 --noise 0.1
 
-    The features are all other numeric columns, or those of --columns. The held-out loss is the mean
-    negative log-density of rows that a network did not see, in nats and in the units of the target.
+    The features are all other numeric columns, or those of --columns. A target may be missing in
+    some rows: what is known of a row counts, and rows without any target are left out. The held-out
+    loss is the mean negative log-density of rows that a network did not see, in nats and in the
+    units of the target.
     """  # noqa: D301 - the escape tells typer to keep the lines
     import mogul
     from mogul.io import check_destination
@@ -214,7 +217,10 @@ def _print_summary(model: MixtureDensityRegressor, table: Table, data: Path) -> 
 
     if model.target_names_ is None:
         raise InputError("The model does not know the names of its targets, so none can be found.")
-    targets = read_table(data, list(model.target_names_)).values.astype(float)
+    names_of = list(model.target_names_)
+    answers = read_table(data, names_of, may_be_missing=names_of)
+    table, answers = _with_answers(table, answers, data)
+    targets = answers.values.astype(float)
     mixture = model.predict_mixture(table)
     inside = coverage(mixture, targets, [0.9])[1][0].tolist()
     print_facts(
@@ -233,17 +239,30 @@ def _read(
     """The features, with the weights of the rows, and the targets."""
     from mogul.data import read_table
 
-    answers = read_table(data, targets)
+    answers = read_table(data, targets, may_be_missing=targets)
     both = set(targets) & set(features or [])
     if both:
         raise InputError(f"{', '.join(sorted(both))} is a target, so it cannot be a feature too.")
     if features is None:
-        every = read_table(data, None, weight_column)
+        every = read_table(data, None, weight_column, targets)
         features = [name for name in every.names if name not in targets]
         note_left_out([name for name in every.skipped if name not in targets])
         if not features:
             raise InputError(f"{data} has no other numeric column to predict from.")
-    return read_table(data, features, weight_column), answers
+    return _with_answers(read_table(data, features, weight_column), answers, data)
+
+
+def _with_answers(table: Table, answers: Table, data: Path) -> tuple[Table, Table]:
+    """The rows of which a target at least is known."""
+    known = (answers.values == answers.values).any(1)  # NaN is not equal to itself
+    n_unknown = len(known) - int(known.sum())
+    if n_unknown == len(known):
+        raise InputError(f"No row of {data} has a value of {', '.join(answers.names)}.")
+    if not n_unknown:
+        return table, answers
+    rows = "row has no target and is" if n_unknown == 1 else "rows have no target and are"
+    note(f"{n_unknown} {rows} left out.")
+    return table.rows(known), answers.rows(known)
 
 
 def _level(text: str) -> str | float:

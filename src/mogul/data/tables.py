@@ -73,6 +73,11 @@ class Table:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.values, dtype=dtype, copy=True if copy else None)
 
+    def rows(self, kept: np.ndarray) -> Table:
+        """Some of the rows, by a mask (N,) or by their numbers."""
+        weight = None if self.sample_weight is None else self.sample_weight[kept]
+        return Table(self.values[kept], self.names, weight, self.skipped)
+
     def __getitem__(self, names: Sequence[str]) -> Table:
         """The same rows with some columns, in the given order."""
         chosen = [_position(name, self.names, "The table") for name in names]
@@ -83,6 +88,7 @@ def read_table(
     path: str | os.PathLike[str],
     columns: Sequence[str] | None = None,
     weight_column: str | None = None,
+    may_be_missing: Sequence[str] = (),
 ) -> Table:
     r"""Read the numeric columns of a file.
 
@@ -96,6 +102,8 @@ def read_table(
         decimals, not booleans or dates) but the weights and row numbers that pandas wrote.
     weight_column : str, optional
         The column of row weights.
+    may_be_missing : sequence of str, default ()
+        Columns whose missing values are read as NaN; in others they are refused.
 
     Raises
     ------
@@ -128,7 +136,8 @@ def read_table(
     weights = None if weight_column is None else _weights(whole, weight_column, path)
     asked_for = set(whole.column_names) if columns is not None else {*names, weight_column}
     skipped = tuple(name for name in whole.column_names if name not in asked_for)
-    return Table(_values(whole, names, path), tuple(names), weights, skipped)
+    values = _values(whole, names, path, may_be_missing)
+    return Table(values, tuple(names), weights, skipped)
 
 
 def write_table(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray]) -> Path:
@@ -394,8 +403,10 @@ def _numeric_names(table: pa.Table) -> list[str]:
     ]
 
 
-def _values(table: pa.Table, names: Sequence[str], path: Any) -> np.ndarray:
-    """The columns side by side, (N, D), every value finite."""
+def _values(
+    table: pa.Table, names: Sequence[str], path: Any, may_be_missing: Sequence[str]
+) -> np.ndarray:
+    """The columns side by side, (N, D), every value finite but for those that may be missing."""
     from pyarrow import types
 
     for name in names:
@@ -405,7 +416,7 @@ def _values(table: pa.Table, names: Sequence[str], path: Any) -> np.ndarray:
     values = np.empty((table.num_rows, len(names)), dtype)
     for j, name in enumerate(names):
         values[:, j] = _as_floats(table.column(name), dtype)
-    _refuse_not_finite(values, names, path)
+    _refuse_not_finite(values, names, path, may_be_missing)
     return values
 
 
@@ -417,8 +428,12 @@ def _as_floats(column: pa.ChunkedArray, dtype: np.dtype) -> np.ndarray:
     return column.cast(pa.from_numpy_dtype(dtype), safe=False).to_numpy()
 
 
-def _refuse_not_finite(values: np.ndarray, names: Sequence[str], path: Any) -> None:
+def _refuse_not_finite(
+    values: np.ndarray, names: Sequence[str], path: Any, may_be_missing: Sequence[str]
+) -> None:
     bad = ~np.isfinite(values)
+    allowed = [name in may_be_missing for name in names]
+    bad[:, allowed] &= ~np.isnan(values[:, allowed])
     if not bad.any():
         return
     row, column = (int(i) for i in np.argwhere(bad)[0])
