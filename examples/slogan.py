@@ -54,7 +54,7 @@ def draw(model: Slogan, rows: np.ndarray, made: np.ndarray, mixture: np.ndarray,
     steps = [record.step for record in model.history_]
     for name in ("real", "generated", "penalty"):
         ax.plot(steps, [getattr(record, name) for record in model.history_], lw=0.8, label=name)
-    ax.set(xlabel="step of the generator", ylabel="mean over a batch", yscale="symlog")
+    ax.set(xlabel="step of the generator", ylabel="mean over a batch")
     ax.legend(frameon=False)
     ax.figure.savefig(out / "losses.png", dpi=120)
 
