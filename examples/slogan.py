@@ -50,13 +50,17 @@ def draw(model: Slogan, rows: np.ndarray, made: np.ndarray, mixture: np.ndarray,
     ax.figure.colorbar(image, label="critic, in standard deviations")
     ax.figure.savefig(out / "critic.png", dpi=120)
 
-    _, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    _, (values, penalty) = plt.subplots(2, 1, figsize=(6.4, 4.8), sharex=True, layout="constrained")
     steps = [record.step for record in model.history_]
-    for name in ("real", "generated", "penalty"):
-        ax.plot(steps, [getattr(record, name) for record in model.history_], lw=0.8, label=name)
-    ax.set(xlabel="step of the generator", ylabel="mean over a batch")
-    ax.legend(frameon=False)
-    ax.figure.savefig(out / "losses.png", dpi=120)
+    values.plot(steps, [record.real for record in model.history_], lw=0.8, label="real rows")
+    values.plot(steps, [record.generated for record in model.history_], lw=0.8, label="generated")
+    values.set(ylabel="critic, mean over a batch")
+    values.legend(frameon=False)
+    # A slope may be none too steep for a while: nothing to draw on a logarithmic axis.
+    punished = [record.penalty or np.nan for record in model.history_]
+    penalty.plot(steps, punished, lw=0.8, color="0.2")
+    penalty.set(xlabel="step of the generator", ylabel="penalty", yscale="log")
+    values.figure.savefig(out / "losses.png", dpi=120)
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def test_a_critic_alone_learns_the_wasserstein_distance():
     critic = Critic(2)
     optimizer = torch.optim.Adam(critic.parameters(), 1e-3, (0.0, 0.9))
     distances = pair_distances(real, made)
-    for _ in range(1500):
+    for _ in range(4000):
         loss = slogan_loss(critic(real), critic(made), distances)
         optimizer.zero_grad()
         loss.total.backward()

@@ -52,7 +52,7 @@ class Slogan(BaseEstimator):
     Parameters
     ----------
     n_steps : int, default 30_000
-        Of the generator; a few minutes for 30,000, and a first look takes 3000.
+        Of the generator; some minutes for 30,000. A tenth of them does not resolve thin shapes.
     batch_size : int, default 256
     critic_steps : int, default 10
         Before each step of the generator; ten times as many before the first ten and before every
