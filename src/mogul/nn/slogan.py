@@ -193,7 +193,10 @@ def slogan_loss(
 
 def pair_distances(real: Tensor, generated: Tensor) -> Tensor:
     """Euclidean distances, (N, D) and (M, D) to (N, M), without gradients."""
-    return torch.cdist(real.detach(), generated.detach())
+    # Not by squares and a product of matrices, torch's default for 26 rows and more: near pairs
+    # lose their digits, come out as equal, and have endless slopes.
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(real.detach(), generated.detach(), compute_mode=exact)
 
 
 def _begin(network: nn.Module) -> None:
