@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
@@ -24,6 +25,8 @@ __all__ = [
     "check_enough_rows",
     "check_sample_weight",
     "check_shape",
+    "drawn_seed",
+    "generator_on",
     "named_device",
     "named_dtype",
     "validated",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 _FLOATS = [np.float64, np.float32]
+_LARGEST_SEED = 2**31 - 1
 
 
 def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> np.ndarray:
@@ -183,6 +187,16 @@ def named_device(device: Any) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"The device {device!r} cannot be used: {reason}") from None
     return found
+
+
+def drawn_seed(rng: RandomState) -> int:
+    """A seed for torch's generators."""
+    return int(rng.randint(_LARGEST_SEED))
+
+
+def generator_on(device: torch.device, rng: RandomState) -> torch.Generator:
+    """A generator of torch's own, seeded by scikit-learn's."""
+    return torch.Generator(device=device).manual_seed(drawn_seed(rng))
 
 
 def named_dtype(dtype: Any) -> np.dtype | None:

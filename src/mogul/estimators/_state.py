@@ -7,9 +7,16 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["finite_or_none", "is_plain", "settings_from_state", "settings_to_state"]
+__all__ = [
+    "fill_network",
+    "finite_or_none",
+    "is_plain",
+    "network_tensors",
+    "settings_from_state",
+    "settings_to_state",
+]
 
 _KIND = "$kind"
 
@@ -39,3 +46,15 @@ def settings_from_state(value: Any, kinds: Mapping[str, type]) -> Any:
         inside = {k: settings_from_state(v, kinds) for k, v in value.items() if k != _KIND}
         return kinds[value[_KIND]](**inside)
     return value
+
+
+def network_tensors(network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """What a network has learnt, by names that begin alike."""
+    return {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+
+
+def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Give a network of the same form what :func:`network_tensors` took, ready to be asked."""
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    network.load_state_dict(own)
+    network.eval()

@@ -29,6 +29,8 @@ from mogul.estimators._inputs import (
     as_rows,
     check_enough_rows,
     check_sample_weight,
+    drawn_seed,
+    generator_on,
     named_device,
     validated,
     warn_of_constant_columns,
@@ -58,7 +60,6 @@ _HELD = 0.99
 """The share of the weight that the effective components hold together."""
 _DRAWS = 10_000
 """Draws of parameters that ProbFlow's verbs give, where there is no end of them."""
-_LARGEST_SEED = 2**31 - 1
 _FITTED = (
     "weight_concentration_",
     "mean_precision_",
@@ -406,8 +407,7 @@ degrees_of_freedom_prior_ : float or ndarray
         notes: Sequence[str] = (),
         previous: float = -np.inf,
     ) -> None:
-        generator = torch.Generator(device=rows.values.device)
-        generator.manual_seed(int(rng.randint(_LARGEST_SEED)))
+        generator = generator_on(rows.values.device, rng)
         with Observers(self, method.n_iterations(self.max_iter)) as observers:
             outcome = method.run(
                 Problem(
@@ -688,17 +688,14 @@ degrees_of_freedom_prior_ : float or ndarray
         generator = self._generator(predictive.means.device)
         return _array(predictive.sample((check_count(n, "n"),), generator=generator))
 
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(_LARGEST_SEED))
-
     def _generator(self, device: torch.device) -> torch.Generator:
-        return torch.Generator(device=device).manual_seed(self._seed())
+        return generator_on(device, check_random_state(self.random_state))
 
     def _drawn(self, n: int) -> Mixture:
         """Draws of the posterior, with a warning where they are too much alike."""
         if isinstance(self.posterior_, VariationalPosterior):
             self.posterior_.warn_if_narrow()
-        return self.posterior_.sample(n, seed=self._seed())
+        return self.posterior_.sample(n, seed=drawn_seed(check_random_state(self.random_state)))
 
     # --- ProbFlow's verbs ---------------------------------------------------------------------
 

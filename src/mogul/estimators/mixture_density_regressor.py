@@ -24,9 +24,22 @@ from mogul._progress import ProgressLine
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES
 from mogul.errors import InputError
-from mogul.estimators._inputs import as_tensor, check_sample_weight, named_device, validated
+from mogul.estimators._inputs import (
+    as_tensor,
+    check_sample_weight,
+    drawn_seed,
+    generator_on,
+    named_device,
+    validated,
+)
 from mogul.estimators._progress import checked_callbacks
-from mogul.estimators._state import finite_or_none, is_plain, settings_to_state
+from mogul.estimators._state import (
+    fill_network,
+    finite_or_none,
+    is_plain,
+    network_tensors,
+    settings_to_state,
+)
 from mogul.estimators._targets import checked_targets, target_names
 from mogul.mixture import Mixture
 from mogul.nn.density_losses import LOSSES, known_log_prob
@@ -51,7 +64,6 @@ _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 4000, 20, 600
 """Steps that max_epochs="auto" makes, about, and epochs that it keeps to."""
 _NUMBERS_TOGETHER = 1 << 22
 """Of the mixtures that are held at once when a table is scored."""
-_LARGEST_SEED = 2**31 - 1
 _NOT_SAVED = ("random_state", "callbacks", "device", "backbone", "progress")
 
 
@@ -306,7 +318,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         self, x: Tensor, y: Tensor, weight: Tensor, levels: list[float], rng: RandomState
     ) -> list[MixtureDensityNetwork]:
         """For each level of noise the same ensemble, at its start."""
-        seeds = rng.randint(_LARGEST_SEED, size=self.n_ensemble)
+        seeds = [drawn_seed(rng) for _ in range(self.n_ensemble)]
         with torch.random.fork_rng(devices=[]):  # layers draw from torch's own generator
             team = []
             for seed in seeds:
@@ -353,7 +365,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         rng: RandomState,
     ) -> bool:
         first, n_each = networks[0], self.n_ensemble
-        generator = torch.Generator(device=x.device).manual_seed(int(rng.randint(_LARGEST_SEED)))
+        generator = generator_on(x.device, rng)
         n_folds = min(len(x), max(2, round(1 / self.validation_fraction)))
         order = torch.randperm(len(x), generator=generator, device=x.device)
         fold = torch.empty_like(order)
@@ -528,8 +540,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         """
         n = check_count(n, "n")
         x = self._values(X)
-        seed = int(check_random_state(self.random_state).randint(_LARGEST_SEED))
-        generator = torch.Generator(device=x.device).manual_seed(seed)
+        generator = generator_on(x.device, check_random_state(self.random_state))
 
         def drawn(_: slice, mixture: Mixture) -> Tensor:
             sharp = mixture.sharpen(weight_bias, scale_bias)
@@ -633,11 +644,9 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             "held_out_loss": finite_or_none(self.held_out_loss_),
             "best_epochs": self.best_epochs_.tolist(),
         }
-        tensors = {
-            f"network.{m}.{name}": value
-            for m, one in enumerate(self.networks_)
-            for name, value in one.state_dict().items()
-        }
+        tensors: dict[str, Tensor] = {}
+        for m, one in enumerate(self.networks_):
+            tensors |= network_tensors(one, f"network.{m}.")
         return header, tensors
 
     @classmethod
@@ -660,10 +669,6 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         model.networks_ = []
         with torch.random.fork_rng(devices=[]):  # layers draw before they are filled
             for m in range(header["n_networks"]):
-                prefix = f"network.{m}."
-                one = MixtureDensityNetwork(**form).eval()
-                one.load_state_dict(
-                    {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-                )
-                model.networks_.append(one)
+                model.networks_.append(MixtureDensityNetwork(**form))
+                fill_network(model.networks_[m], tensors, f"network.{m}.")
         return model

@@ -20,9 +20,16 @@ from mogul._checks import check_count
 from mogul._progress import ProgressLine
 from mogul._warn import warn
 from mogul.errors import InputError
-from mogul.estimators._inputs import as_tensor, check_sample_weight, named_device, validated
+from mogul.estimators._inputs import (
+    as_tensor,
+    check_sample_weight,
+    drawn_seed,
+    generator_on,
+    named_device,
+    validated,
+)
 from mogul.estimators._progress import checked_callbacks
-from mogul.estimators._state import is_plain, settings_to_state
+from mogul.estimators._state import fill_network, is_plain, network_tensors, settings_to_state
 from mogul.nn.mlp import ACTIVATIONS
 from mogul.nn.slogan import Critic, Generator
 from mogul.nn.slogan_training import SloganRecord, SloganResult, SloganSettings, train_slogan
@@ -32,7 +39,6 @@ __all__ = ["Slogan"]
 _LEAST_NOISE = 16
 _ROWS_TOGETHER = 1 << 16
 """Rows that are drawn, or shown to the critic, at once."""
-_LARGEST_SEED = 2**31 - 1
 _NOT_SAVED = ("random_state", "callbacks", "device", "progress")
 
 
@@ -75,7 +81,8 @@ class Slogan(BaseEstimator):
         with them what it could tell.
     random_state : int, RandomState or None, default None
     callbacks : sequence of callables, optional
-        Each is called with a record before every hundredth step; returning True ends the training.
+        Each is called with a record after the first step and every hundredth one from there on;
+        returning True ends the training.
     progress : {"auto", True, False}, default "auto"
     device : str or torch.device, optional
 
@@ -198,8 +205,8 @@ class Slogan(BaseEstimator):
         rows = as_tensor(array, device).double()
         counts = None if weight is None else as_tensor(weight, device)
         loc, scale = _moments(rows, counts)
-        critic, generator = self._networks(rows.shape[1], int(rng.randint(_LARGEST_SEED)))
-        source = torch.Generator(device=device).manual_seed(int(rng.randint(_LARGEST_SEED)))
+        critic, generator = self._networks(rows.shape[1], drawn_seed(rng))
+        source = generator_on(device, rng)
         result = self._train(
             critic.to(device),
             generator.to(device),
@@ -272,8 +279,7 @@ class Slogan(BaseEstimator):
         check_is_fitted(self, "generator_")
         n = check_count(n_samples, "n_samples")
         device = self.generator_.linear.weight.device
-        seed = int(check_random_state(self.random_state).randint(_LARGEST_SEED))
-        source = torch.Generator(device=device).manual_seed(seed)
+        source = generator_on(device, check_random_state(self.random_state))
         starts = range(0, n, _ROWS_TOGETHER)
         parts = [self.generator_.sample(min(_ROWS_TOGETHER, n - at), source) for at in starts]
         return torch.cat(parts).double().cpu().numpy() * self.scale_ + self.loc_
@@ -301,7 +307,7 @@ class Slogan(BaseEstimator):
         """A header (JSON types) and named tensors, from which :meth:`from_state` rebuilds this."""
         check_is_fitted(self, "generator_")
         params = {k: v for k, v in self.get_params().items() if k not in _NOT_SAVED}
-        params |= {name: [float(v) for v in params[name]] for name in ("betas",)}
+        params |= {"betas": [float(beta) for beta in self.betas]}
         params |= {k: [int(v) for v in params[k]] for k in ("generator_hidden", "critic_hidden")}
         names = getattr(self, "feature_names_in_", None)
         seed = self.random_state
@@ -316,9 +322,8 @@ class Slogan(BaseEstimator):
             "history": [[r.step, r.real, r.generated, r.penalty] for r in self.history_],
         }
         tensors = {"loc": torch.from_numpy(self.loc_), "scale": torch.from_numpy(self.scale_)}
-        for name, network in (("generator", self.generator_), ("critic", self.critic_)):
-            tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        return header, tensors
+        tensors |= network_tensors(self.generator_, "generator.")
+        return header, tensors | network_tensors(self.critic_, "critic.")
 
     @classmethod
     def from_state(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
@@ -335,15 +340,8 @@ class Slogan(BaseEstimator):
         with torch.random.fork_rng(devices=[]):  # layers draw before they are filled
             model.generator_ = Generator(**header["generator"])
             model.critic_ = Critic(**header["critic"])
-        for name, network in (("generator", model.generator_), ("critic", model.critic_)):
-            network.load_state_dict(
-                {
-                    key.removeprefix(f"{name}."): value
-                    for key, value in tensors.items()
-                    if key.startswith(f"{name}.")
-                }
-            )
-            network.eval()
+        fill_network(model.generator_, tensors, "generator.")
+        fill_network(model.critic_, tensors, "critic.")
         return model
 
 

@@ -149,7 +149,7 @@ def train_slogan(
     generator.train()
     run = _Run(critic, generator, _batches(rows, weight, settings.batch_size, source), settings)
     history: list[SloganRecord] = []
-    step, interrupted = 0, False
+    interrupted = False
     work = settings.batch_size * max(settings.batch_size, _largest(critic), _largest(generator))
     with one_thread_if_small(work):
         try:
@@ -165,7 +165,7 @@ def train_slogan(
     run.adopt_average()
     critic.eval()
     generator.eval()
-    return SloganResult(step if interrupted else settings.n_steps, history, interrupted)
+    return SloganResult(run.counted, history, interrupted)
 
 
 class _Run:
@@ -184,7 +184,9 @@ class _Run:
         self.of_critic = Adam(critic.parameters(), **options)
         self.of_generator = Adam(generator.parameters(), **options)
         self.trained = list(generator.parameters())
-        self.average, self.counted = [torch.zeros_like(p) for p in self.trained], 0
+        self.average = [torch.zeros_like(p) for p in self.trained]
+        self.counted = 0
+        """Steps of the generator that were made."""
 
     def step(self, step: int, source: torch.Generator) -> SloganRecord | None:
         """Some steps of the critic, then one of the generator."""
