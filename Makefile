@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 DATA ?= ../shared/data/uci
 
-.PHONY: demo test test-slow lint docs-test bench bench-mdn clean
+.PHONY: demo test test-slow lint docs-test bench bench-mdn bench-slogan clean
 
 # Installed anew whenever what to install has changed.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ bench: $(VENV)/installed
 # Needs the UCI sets in a folder: see the head of the benchmark. About an hour on two cores.
 bench-mdn: $(VENV)/installed
 	$(BIN)/python benchmarks/mdn_uci.py --data $(DATA)
+
+# About an hour on two cores.
+bench-slogan: $(VENV)/installed
+	$(BIN)/python benchmarks/slogan_quality.py --out benchmarks/results/slogan_quality.json
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
