@@ -21,8 +21,8 @@ from mogul.errors import InputError
 from mogul.estimators import mixture_density_regressor
 from mogul.nn.density_training import TrainingRecord
 
-# Two small networks without the search for a level of noise. Data here are smooth in x, and with the
-# default input_gain of 4 two such networks are rougher. What users get by default is not:
+# Two small networks without the search for a level of noise. Data here are smooth in x, and two
+# such networks with the default input_gain of 4 are rougher. What users get by default is not:
 # test_the_defaults_cost_little_on_smooth_data.
 QUICK = {
     "n_ensemble": 2,

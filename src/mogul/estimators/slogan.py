@@ -68,8 +68,8 @@ class Slogan(BaseEstimator):
     learning_rate : float, default 0.001
         Of Adam, for both networks; it is divided by three after each third of the steps.
     betas : pair of float, default (0.0, 0.9)
-        Of Adam (Kingma and Ba 2015). Momentum makes the two networks circle each other; the
-        tutorial that this comes from has (0.9, 0.999).
+        Of Adam (Kingma and Ba 2015). Without momentum the two networks settle sooner; the tutorial
+        that this comes from has (0.9, 0.999).
     noise_size : "auto" or int, default "auto"
         How many numbers of noise a row is made from: 16, or as many as there are columns when
         those are more.
@@ -77,8 +77,7 @@ class Slogan(BaseEstimator):
         The widths of the generator's layers.
     critic_hidden : sequence of int, default (50, 50)
     activation : {"gelu", "silu", "tanh", "relu"}, default "gelu"
-        Of both. The tutorial has "relu", of which half died in the critic within 10,000 steps, and
-        with them what it could tell.
+        Of both; the tutorial has "relu".
     random_state : int, RandomState or None, default None
     callbacks : sequence of callables, optional
         Each is called with a record after the first step and every hundredth one from there on;
