@@ -17,7 +17,7 @@ from mogul._checks import check_level
 from mogul.errors import InputError
 from mogul.mixture import Mixture
 
-__all__ = ["calibration_curve", "coverage", "pit", "sharpness"]
+__all__ = ["calibration_curve", "check_predicted", "coverage", "pit", "sharpness"]
 
 
 def pit(mixture: Mixture, y: Any) -> Tensor:
@@ -110,12 +110,18 @@ def sharpness(mixture: Mixture, level: float = 0.9) -> Tensor:
     return (ends[..., 1] - ends[..., 0]).reshape(-1, mixture.n_features).mean(0)
 
 
-def _known(mixture: Mixture, y: Any) -> Tensor:
-    if not isinstance(mixture, Mixture) or len(mixture.batch_shape) != 1:
+def check_predicted(mixture: Any) -> None:
+    """Refuse what is no mixture for each of some rows."""
+    one_a_row = isinstance(mixture, Mixture) and len(mixture.batch_shape) == 1
+    if not one_a_row or not len(mixture):
         raise InputError(
             "Expected a mixture for each row, batch shape (N,), as predict_mixture gives; got "
             f"{mixture!r}."
         )
+
+
+def _known(mixture: Mixture, y: Any) -> Tensor:
+    check_predicted(mixture)
     try:
         values = y if isinstance(y, Tensor) else torch.from_numpy(np.array(y, dtype=float))
     except (TypeError, ValueError):

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mogul._checks import check_level
+from mogul.calibration import check_predicted
 from mogul.errors import InputError
 from mogul.mixture import Mixture
 from mogul.plot._beliefs import positions
@@ -85,8 +86,7 @@ def conditional(
     mixture = predict(columns[:, None])
     if not isinstance(mixture, Mixture) or tuple(mixture.batch_shape) != (len(columns),):
         raise InputError("predict must give a mixture for each row, as model.predict_mixture does.")
-    names = list(mixture.feature_names or [f"y{i}" for i in range(mixture.n_features)])
-    names = names if mixture.n_features > 1 or mixture.feature_names else ["y"]
+    names = _output_names(mixture)
     place = positions(output, names)[0]
     one = mixture.marginal([place]).detach()
     seen = None if y is None else _outputs(y, len(inputs), mixture.n_features)[:, place]
@@ -147,18 +147,13 @@ def conditional_density(
     -------
     Axes
     """
-    if not isinstance(mixture, Mixture) or len(mixture.batch_shape) != 1 or not len(mixture):
-        raise InputError(
-            "Expected a mixture for each row, batch shape (N,), as predict_mixture gives; got "
-            f"{mixture!r}."
-        )
+    check_predicted(mixture)
     if len(mixture) > _MOST_CURVES:
         raise InputError(f"{len(mixture)} curves are too many for one picture; choose 12 at most.")
     words = [f"row {i}" for i in range(len(mixture))] if labels is None else list(labels)
     if len(words) != len(mixture):
         raise InputError(f"{len(words)} labels were given for {len(mixture)} rows.")
-    names = list(mixture.feature_names or [f"y{i}" for i in range(mixture.n_features)])
-    names = names if mixture.n_features > 1 or mixture.feature_names else ["y"]
+    names = _output_names(mixture)
     place = positions(output, names)[0]
     one = mixture.marginal([place]).detach()
     ends = one.icdf(_TAIL), one.icdf(1 - _TAIL)
@@ -174,6 +169,12 @@ def conditional_density(
     legend(ax, entries, ncols=min(4, len(entries)))
     tidy(ax)
     return ax
+
+
+def _output_names(mixture: Mixture) -> list[str]:
+    if mixture.feature_names is None and mixture.n_features == 1:
+        return ["y"]
+    return list(mixture.feature_names or (f"y{i}" for i in range(mixture.n_features)))
 
 
 def _outputs(y: Any, n_rows: int, n_outputs: int) -> np.ndarray:
