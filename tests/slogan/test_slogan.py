@@ -237,9 +237,12 @@ def test_the_inverted_sine_is_drawn_as_well_as_fresh_rows_twice_over(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_all_eight_modes_of_a_ring_are_drawn(seed):
-    model = Slogan(6000, random_state=seed).fit(ring(1000, seed))
+def test_all_eight_modes_of_a_ring_are_drawn():
+    """With all the default steps: after a fifth a third of the draws still lie between the modes,
+    and of three seeds this one had a mode with less than half its share.
+    """
+    seed = 2
+    model = Slogan(random_state=seed).fit(ring(1000, seed))
     made = model.sample(10_000)
     away = np.linalg.norm(made[:, None] - CENTRES, axis=2)
     near = away.min(1) < 1.0  # five standard deviations
