@@ -77,29 +77,36 @@ def _diagonal(
     wanted: bool, raw: Tensor, y: Tensor, k: int, floor: float, most: float
 ) -> tuple[Tensor, Tensor]:
     d = y.shape[-1]
-    logits, means, chart = raw.split([k, k * d, raw.shape[-1] - k - k * d], -1)
-    chart = chart.unflatten(-1, (k, -1))  # (*batch, K, D) or (*batch, K, 1)
-    shared = chart.shape[-1] < d
+    one = d == 1  # then nothing has an axis for outputs: views take time too
+    if one:
+        logits, means, chart = raw.reshape(*raw.shape[:-1], 3, k).unbind(-2)
+    else:
+        logits, means, chart = raw.split([k, k * d, raw.shape[-1] - k - k * d], -1)
+        y, means, chart = y.unsqueeze(-2), means.unflatten(-1, (k, d)), chart.unflatten(-1, (k, -1))
+    shared = chart.shape[-1] < means.shape[-1]  # (*batch, K, 1) beside (*batch, K, D)
     own, variance = _variances(chart, floor, most)
     inverse = variance.rsqrt()
-    z = (y.unsqueeze(-2) - means.unflatten(-1, (k, d))).mul_(inverse)
+    away = torch.sub(means, y).mul_(inverse)  # −z
+    rate = own.div_(variance)  # the derivative of log √variance in the chart
     if shared:  # twice the negative log-density, but for a constant
-        halves = z.square().sum(-1).add_(variance.log().squeeze(-1), alpha=d)
+        halves = away.square().sum(-1).add_(variance.log_().squeeze(-1), alpha=d)
     else:
-        halves = torch.addcmul(variance.log_(), z, z)
-        halves = halves.squeeze(-1) if d == 1 else halves.sum(-1)
-    loss, of_logits, shares = _mixed(logits, halves, d, wanted)
+        halves = variance.log_().addcmul_(away, away)
+        halves = halves if one else halves.sum(-1)
+    loss, of_logits, shares = _mixed(logits, halves, d)
     if not wanted:
         return loss, loss
-    by_share = shares.unsqueeze(-1)  # (*batch, K, 1)
-    weighted = z * by_share
+    by_share = shares if one else shares.unsqueeze(-1)
+    weighted = away * by_share
     if shared:
-        of_chart = d * by_share - (weighted * z).sum(-1, keepdim=True)
+        of_chart = d * by_share - (weighted * away).sum(-1, keepdim=True)
     else:
-        of_chart = torch.addcmul(by_share, weighted, z, value=-1.0)
-    of_means = weighted.mul_(inverse).neg_()
-    of_chart = _within(of_chart.mul_(inverse.square_().mul_(own)), chart, most)
-    return loss, torch.cat([of_logits, of_means.flatten(-2), of_chart.flatten(-2)], -1)
+        of_chart = torch.addcmul(by_share, weighted, away, value=-1.0)
+    of_chart = _within(of_chart.mul_(rate), chart, most)
+    of_means = weighted.mul_(inverse)
+    if not one:
+        of_means, of_chart = of_means.flatten(-2), of_chart.flatten(-2)
+    return loss, torch.cat([of_logits, of_means, of_chart], -1)
 
 
 def _triangular(
@@ -119,7 +126,7 @@ def _triangular(
     away = y.unsqueeze(-2) - means.unflatten(-1, (k, d))
     z = torch.linalg.solve_triangular(factor, _columns(away, factor), upper=False)
     halves = z.square().sum(-2).add_(variance.log().sum(-1, keepdim=True))  # (*batch, C, S)
-    loss, of_logits, shares = _mixed(logits, halves.flatten(-2), d, wanted)
+    loss, of_logits, shares = _mixed(logits, halves.flatten(-2), d)
     if not wanted:
         return loss, loss
     shares = shares.reshape(*z.shape[:-2], 1, z.shape[-1])
@@ -134,15 +141,16 @@ def _triangular(
     return loss, torch.cat([of_logits, of_means, of_chart.flatten(-2)], -1)
 
 
-def _mixed(logits: Tensor, halves: Tensor, d: int, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _mixed(logits: Tensor, halves: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, its gradient in the logits and the responsibilities."""
     log_weights = torch.log_softmax(logits, -1)
     terms = torch.sub(log_weights, halves, alpha=0.5)
-    loss = torch.logsumexp(terms, -1).neg_().add_(0.5 * d * math.log(2 * math.pi))
-    if not wanted:
-        return loss, loss, loss
-    shares = torch.softmax(terms, -1)
-    return loss, log_weights.exp_().sub_(shares), shares
+    top = terms.amax(-1, keepdim=True).clamp_min_(torch.finfo(terms.dtype).min)
+    shares = terms.sub_(top).exp_()
+    total = shares.sum(-1, keepdim=True)
+    shares.div_(total)
+    loss = torch.rsub(top.add_(total.log_()), 0.5 * d * math.log(2 * math.pi))
+    return loss.squeeze(-1), log_weights.exp_().sub_(shares), shares
 
 
 class _KnownGradient(torch.autograd.Function):

@@ -50,10 +50,12 @@ def known_log_prob(mixture: Mixture, y: Tensor) -> Tensor:
 def _negative_log_prob(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:
     if y.requires_grad or missing:
         return -known_log_prob(head.standard(raw), y)
-    loss = triangular_loss if head.kind.has_matrices() else diagonal_loss
+    wide = at_least_single(raw)
+    rest = (y.to(wide), head.n_components, head.min_scale, MOST_LOG_SCALE)
+    if not head.kind.has_matrices():  # nothing in it is narrowed by autocast
+        return diagonal_loss(wide, *rest)
     with torch.autocast(raw.device.type, enabled=False):
-        wide = at_least_single(raw)
-        return loss(wide, y.to(wide), head.n_components, head.min_scale, MOST_LOG_SCALE)
+        return triangular_loss(wide, *rest)
 
 
 def _natural(head: MixtureHead, raw: Tensor, y: Tensor, missing: bool) -> Tensor:

@@ -152,17 +152,17 @@ class MixtureDensityNetwork(nn.Module):
         Missing outputs are NaN, and left out.
         """
         target = y.unsqueeze(-1) if y.ndim == 1 else y
-        outputs = self.outputs(self.standardised(x))
-        standard = (target - self.head.loc) / self.head.scale
+        outputs, loc, scale = self.outputs(self.standardised(x)), self.head.loc, self.head.scale
+        standard = ((target - loc) / scale).to(at_least_single(outputs))
         missing = has_missing(standard)
-        each = self.row_losses(outputs, standard.to(at_least_single(outputs)), missing)
+        each = self.row_losses(outputs, standard, missing)
+        found = each.mean() if weight is None else (weight * each).sum() / weight.sum()
         if self.loss_name == "crps":
-            each = each * self.head.scale.mean()
-        elif missing:
-            each = each + ((~target.isnan()) * self.head.scale.log()).sum(-1)
-        else:
-            each = each + self.head.scale.log().sum()
-        return each.mean() if weight is None else (weight * each).sum() / weight.sum()
+            return found * scale.mean()
+        if not missing:
+            return found + scale.log().sum()
+        more = ((~target.isnan()) * scale.log()).sum(-1)
+        return found + (more.mean() if weight is None else (weight * more).sum() / weight.sum())
 
     @torch.no_grad()
     def initialize(self, x: Tensor, y: Tensor, sample_weight: Any = None, *, seed: int = 0) -> None:
