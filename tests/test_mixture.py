@@ -313,6 +313,7 @@ def test_to_and_detach(name):
     assert single.dtype == single.log_prob(torch.zeros(2)).dtype == torch.float32
     assert single.covariance.factor.dtype == torch.float32
     assert single.to("cpu").device == torch.device("cpu")
+    assert same_bits(mixture.to(torch.float32), single)
     free = mixture.detach()
     assert same_bits(free, mixture.detach())
     assert not free.log_prob(torch.zeros(2)).requires_grad

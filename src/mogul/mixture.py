@@ -204,7 +204,12 @@ class Mixture(Distribution):
         return k - 1 + k * d + self.covariance.n_free(k, d)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Mixture:
-        """The same mixture on another device or in another floating-point type."""
+        """The same mixture on another device or in another floating-point type.
+
+        As for tensors, the type may also stand alone: ``mixture.to(torch.float32)``.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         change = {"device": device or self.device, "dtype": dtype or self.dtype}
         return Mixture(
             self.log_weights.to(**change),
