@@ -67,8 +67,8 @@ class ByHand(nn.Module):
 
 
 class Shortest(nn.Module):
-    """The same density with torch's own log_softmax and logsumexp, and nothing that could be spared:
-    what a specialist would write for this one case."""
+    """The same density with torch's own log_softmax and logsumexp: what a specialist would write
+    for this one case, hardly any operation of which could be spared."""
 
     def __init__(self, n_in: int, widths: tuple[int, ...], k: int):
         super().__init__()
@@ -88,7 +88,9 @@ class WithZuko(nn.Module):
 
         super().__init__()
         self.backbone = backbone(n_in, widths)
-        self.last = GMM(d, context=widths[-1], components=k, covariance_type=kind, hidden_features=())
+        self.last = GMM(
+            d, context=widths[-1], components=k, covariance_type=kind, hidden_features=()
+        )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return -self.last(self.backbone(x)).log_prob(y).mean()

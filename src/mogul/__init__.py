@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mogul import (
         calibration,
+        conformal,
         data,
         datasets,
         distances,
         errors,
+        explanation,
         functional,
         infer,
         nn,
@@ -51,10 +53,12 @@ _LAZY = {
 }
 _MODULES = (
     "calibration",
+    "conformal",
     "data",
     "datasets",
     "distances",
     "errors",
+    "explanation",
     "functional",
     "infer",
     "nn",
@@ -72,10 +76,12 @@ __all__ = [
     "Slogan",
     "__version__",
     "calibration",
+    "conformal",
     "data",
     "datasets",
     "distances",
     "errors",
+    "explanation",
     "functional",
     "infer",
     "load",

@@ -62,7 +62,7 @@ def fit(
     seed: SeedOption = 0,
     components: Annotated[
         int | None,
-        typer.Option("--components", "-k", min=1, metavar="K", help="Of each network; 5."),
+        typer.Option("--components", "-k", min=1, metavar="K", help="Of each network; 10."),
     ] = None,
     covariance: Annotated[
         str | None,

@@ -79,7 +79,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_components : int, default 5
+    n_components : int, default 10
         K, of each network.
     covariance_type : {"diag", "full", "spherical", "tied"}, default "diag"
         Of several outputs.
@@ -193,7 +193,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_components: int = 5,
+        n_components: int = 10,
         *,
         covariance_type: str = "diag",
         hidden: Sequence[int] = (64, 64),
