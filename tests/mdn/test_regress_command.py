@@ -44,7 +44,7 @@ def test_a_column_is_learnt_and_predicted(table, capsys):
     code, out, err = run(capsys, "regress", "fit", file, "-t", "price", "--columns", "area,rooms",
                          "--weight-column", "count", "--out", saved, *QUICK)  # fmt: skip
     assert code == 0
-    assert "2 of 5 components" in out
+    assert "2 of 10 components" in out
     assert "held-out loss" in out
     assert not err
     model = mogul.load(saved)
