@@ -34,6 +34,7 @@ _KINDS = {
     "GaussianMixture": "mogul.estimators:GaussianMixture",
     "BayesianGaussianMixture": "mogul.estimators:BayesianGaussianMixture",
     "MixtureDensityRegressor": "mogul.estimators:MixtureDensityRegressor",
+    "MixtureOutlierDetector": "mogul.estimators:MixtureOutlierDetector",
     "Slogan": "mogul.estimators:Slogan",
 }
 """All that can be saved, and where it is defined; a file only ever names a key of this."""

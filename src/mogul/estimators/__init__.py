@@ -5,6 +5,7 @@ from __future__ import annotations
 from mogul.estimators.bayesian_mixture import BayesianGaussianMixture
 from mogul.estimators.gaussian_mixture import GaussianMixture
 from mogul.estimators.mixture_density_regressor import MixtureDensityRegressor
+from mogul.estimators.mixture_outlier_detector import MixtureOutlierDetector
 from mogul.estimators.selection import SelectionResult, select
 from mogul.estimators.slogan import Slogan
 
@@ -12,6 +13,7 @@ __all__ = [
     "BayesianGaussianMixture",
     "GaussianMixture",
     "MixtureDensityRegressor",
+    "MixtureOutlierDetector",
     "SelectionResult",
     "Slogan",
     "select",

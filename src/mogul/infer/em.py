@@ -54,12 +54,16 @@ class EMSettings:
     floor : float
         Added to every variance, in squared units of the data.
     acceleration : {"auto", "squarem", "none"}
+    shrinkage : float
+        As of so many more rows in each component that lie as all rows lie in theirs; see
+        :func:`m_step`. The likelihood may then fall: ask for no acceleration.
     """
 
     tol: float = 1e-3
     max_iter: int = 100
     floor: float = 1e-6
     acceleration: str = "auto"
+    shrinkage: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,16 @@ def collect(batches: Batches, mixture: Mixture) -> Stats:
     return reduce(add, (e_step(x, mixture, weight) for x, weight in batches))
 
 
-def m_step(stats: Stats, kind: type[Covariance], floor: float) -> tuple[Mixture, Tensor]:
+def m_step(
+    stats: Stats, kind: type[Covariance], floor: float, shrinkage: float = 0.0
+) -> tuple[Mixture, Tensor]:
     r"""The maximum-likelihood mixture of some statistics.
 
     With d = S₁ / S₀ the mean is o + d and the central moment S₂ − S₀ d dᵀ: one pass suffices, and
     nothing is subtracted that is larger than the cluster (McLachlan and Krishnan 2008, §2.7).
+
+    ``shrinkage`` ν draws each covariance towards the pooled one W, that of rows within their
+    components: (n_k S_k + ν W) / (n_k + ν), as ν rows of a prior would (Fraley and Raftery 2007).
 
     Returns
     -------
@@ -107,8 +116,14 @@ def m_step(stats: Stats, kind: type[Covariance], floor: float) -> tuple[Mixture,
     gap = shift.unsqueeze(-2)
     used = torch.where(filled, count, 0.0).unsqueeze(-1)
     central = stats.second - kind.moment(used, gap, gap)
+    rows = count
+    if shrinkage and kind.block_ndim:  # a single block is the pooled one already
+        axis = stats.count.ndim - 1
+        total = used.sum(-2).reshape(*used.shape[:-2], *[1] * (central.ndim - axis))
+        central = central + (shrinkage / total) * central.sum(axis, keepdim=True)
+        rows = count + shrinkage
     covariance, ok = kind.from_moment(
-        central, count, stats.origin.shape[-1], stats.count.new_tensor(floor)
+        central, rows, stats.origin.shape[-1], stats.count.new_tensor(floor)
     )
     means = stats.origin + shift
     noise = _ROUNDING * eps * torch.maximum(shift.square(), eps * means.square())
@@ -146,7 +161,7 @@ def fit_em(
     def evaluate(points: list[Mixture]) -> list[Step[Mixture]]:
         stats = collect(batches, stack(points))
         values = stats.mean_log_likelihood().tolist()
-        mapped, ok = m_step(stats, kind, settings.floor)
+        mapped, ok = m_step(stats, kind, settings.floor, settings.shrinkage)
         bad = [(~one).nonzero().flatten().tolist() for one in ok]
         return [Step(value, mapped[i], bad[i]) for i, value in enumerate(values)]
 
