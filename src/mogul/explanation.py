@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mogul._checks import check_count
+from mogul.covariances import Covariance
 from mogul.errors import InputError
 from mogul.mixture import Mixture
 
@@ -121,20 +122,31 @@ def energy_contributions(
     wide, rows = mixture.to(dtype=torch.float64), x.double()
     found = torch.zeros_like(rows)
     chosen = feature_orders(d) if orders is None else torch.as_tensor(orders)
-    dense = wide.covariance.dense()
     at = max(1, _TILE_ELEMENTS // (wide.n_components * d))
     for order in chosen.to(rows.device):
-        factor = torch.linalg.cholesky(dense[:, order][:, :, order])
+        factor = _factor(wide.covariance, order)
         for tile, part in zip(rows.split(at), found.split(at), strict=True):
             part[:, order] += _chain(wide, factor, tile[:, order], order)
     return found / len(chosen)
 
 
+def _factor(covariance: Covariance, order: Tensor) -> Tensor:
+    """Cholesky factors of the covariances with features in some order, or their diagonals."""
+    if not covariance.has_matrices():
+        return covariance.variances()[:, order].sqrt()
+    return torch.linalg.cholesky(covariance.dense()[:, order][:, :, order])
+
+
 def _chain(mixture: Mixture, factor: Tensor, rows: Tensor, order: Tensor) -> Tensor:
     """−log p of each feature given those before it, (N, D), for rows in some order."""
     gap = rows - mixture.means[:, order].unsqueeze(1)  # (K, N, D)
-    white = torch.linalg.solve_triangular(factor, gap.transpose(-1, -2), upper=False)
-    scales = torch.diagonal(factor, dim1=-2, dim2=-1).log().unsqueeze(-1)
+    columns = gap.transpose(-1, -2)
+    if factor.ndim == gap.ndim:
+        white = torch.linalg.solve_triangular(factor, columns, upper=False)
+        factor = torch.diagonal(factor, dim1=-2, dim2=-1)
+    else:
+        white = columns / factor.unsqueeze(-1)
+    scales = factor.log().unsqueeze(-1)
     terms = -0.5 * (white.square() + math.log(2 * math.pi)) - scales  # (K, D, N)
     start = mixture.log_weights.reshape(-1, 1, 1)
     logs = torch.logsumexp(start + terms.cumsum(1), 0)  # of the first features together, (D, N)

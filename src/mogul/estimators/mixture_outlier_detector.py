@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -26,7 +27,7 @@ from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import is_plain
 from mogul.explanation import Explanation, energy_contributions, feature_orders
 from mogul.infer.em import stack
-from mogul.infer.held_out import CrossFit, cross_fit, search_forms
+from mogul.infer.held_out import CrossFit, Form, cross_fit, search_forms
 from mogul.infer.streaming import absorb, statistics_of
 from mogul.kernels import log_prob
 from mogul.mixture import Mixture
@@ -34,15 +35,21 @@ from mogul.stats import Stats
 
 __all__ = ["MixtureOutlierDetector"]
 
-_FAMILIES = (("full", 0.1), ("full", 0.03), ("tied", 0.1), ("diag", 0.1), ("spherical", 0.1))
-"""Structures and floors that "auto" tries, in squared standard deviations of the columns."""
-_FLOOR = 0.1
+_FAMILIES = (
+    Form("full", 1, 0.1),
+    Form("full", 1, 0.03),
+    Form("full", 1, 0.1, uncorrelated=True),
+    Form("tied", 1, 0.1),
+    Form("diag", 1, 0.1),
+    Form("spherical", 1, 0.1),
+)
+"""What "auto" tries in all sizes; floors are in squared standard deviations of the columns."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _PILOT_ROWS = 5000
 """Of more rows the form is chosen on so many; the mixtures are then fitted to all."""
 _ROWS_TOGETHER = 1 << 16
-_BASELINE_ROWS = 256
-"""Draws from the mixture over which the contributions of ordinary rows are averaged."""
+_REFERENCE_ROWS = 256
+"""Of the rows that were fitted, kept to tell what features contribute in ordinary rows."""
 _CONSTANT = 0.01
 """The unit of a column that is constant, as a share of its value."""
 _NOT_SAVED = ("random_state", "callbacks", "progress")
@@ -87,10 +94,9 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
     ----------
     mixture_ : Mixture
         The average of the folds' mixtures, V K components, in the units of the data.
-    covariance_type_, n_components_, floor_ : str, int, float
-        The form of each fold's mixture; ``floor_`` is added to every variance, in squared standard
-        deviations of the columns.
-    held_out_ : list of (covariance_type, n_components, floor, log-likelihood)
+    form_ : mogul.infer.held_out.Form
+        Of the mixture of each fold; its floor is in squared standard deviations of the columns.
+    held_out_ : list of (Form, float)
         The mean held-out log-likelihood of each form that was tried, in nats, of standardised rows.
     loc_, scale_ : ndarray, shape (D,)
         By which the columns are standardised.
@@ -201,7 +207,8 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         self._adopt(chosen)
         self._stats: list[Stats] = []
         self.n_seen_ = rows.total_weight
-        self._set_offset(self._mean_score(values).numpy())
+        self._reference = values[torch.from_numpy(rng.permutation(len(values))[:_REFERENCE_ROWS])]
+        self._set_offset(self._mean_score(values).numpy() - self._log_units())
         return self
 
     def _chosen(self, rows: Rows, rng: RandomState) -> CrossFit:
@@ -236,19 +243,15 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             raise DegenerateFitError(
                 "No mixture could be fitted to these rows; fewer components may do."
             )
-        self.held_out_ = [
-            (one.form.covariance_type, one.form.n_components, one.form.floor, one.log_likelihood)
-            for one in tried
-        ]
+        self.held_out_ = [(one.form, one.log_likelihood) for one in tried]
         best = max(tried, key=lambda one: one.log_likelihood)
         if pilot is rows and not self.trim:
             return best
         return cross_fit(rows, fold, best.form, RandomState(seed), trim=float(self.trim))
 
-    def _families(self) -> list[tuple[str, float]]:
-        if self.covariance_type == "auto":
-            return list(_FAMILIES)
-        return [one for one in _FAMILIES if one[0] == self.covariance_type]
+    def _families(self) -> list[Form]:
+        wanted = self.covariance_type
+        return [one for one in _FAMILIES if wanted in ("auto", one.covariance_type)]
 
     def _sizes(self) -> list[int]:
         if isinstance(self.n_components, str):
@@ -259,9 +262,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         return torch.from_numpy(rng.permutation(n_rows) % min(self.n_folds, n_rows))
 
     def _adopt(self, chosen: CrossFit) -> None:
-        form = chosen.form
-        self.covariance_type_, self.n_components_ = form.covariance_type, form.n_components
-        self.floor_ = form.floor
+        self.form_ = chosen.form
         self._set_mixtures([chosen.mixture[v] for v in range(len(chosen.mixture))])
         shift = self._log_units()
         self.calibration_scores_ = [chosen.scores[f].numpy() - shift for f in chosen.folds()]
@@ -306,6 +307,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             np.concatenate([old, scores[v, turn == v]])[-most:]
             for v, old in enumerate(self.calibration_scores_)
         ]
+        self._reference = torch.cat([self._reference, values])[-_REFERENCE_ROWS:]
         self._learn(Rows(values))
         self._set_offset(None)
         return self
@@ -313,9 +315,9 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
     def _learn(self, rows: Rows) -> None:
         keep = 1.0 if self.memory is None else float(np.exp(-rows.n_rows / self.memory))
         if not self._stats:
-            self._stats = [statistics_of(m, self.n_seen_, self.floor_) for m in self._mixtures]
+            self._stats = [statistics_of(m, self.n_seen_, self.form_.floor) for m in self._mixtures]
         moved = [
-            absorb(stats, mixture, rows, keep, self.floor_, rows.n_features + 2.0)
+            absorb(stats, mixture, rows, keep, self.form_.settings(rows.n_features))
             for stats, mixture in zip(self._stats, self._mixtures, strict=True)
         ]
         self._stats = [stats for stats, _ in moved]
@@ -363,10 +365,10 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
     def explain(self, X: Any, n_orders: int = 32) -> Explanation:
         """What each feature adds to the energy, −score, of each row.
 
-        Beyond what it adds for ordinary rows, of which 256 are drawn from the mixture:
-        contributions of a row sum to its energy less their mean energy. Each is the mean over
-        orders of the features of −log p(feature | features before it), from the mixture's own
-        conditional densities; see :func:`mogul.explanation.energy_contributions`.
+        Beyond what it adds on average in 256 of the rows that were fitted: contributions of a row
+        sum to its energy less their mean energy. Each is the mean over orders of the features of
+        −log p(feature | features before it), from the mixture's own conditional densities; see
+        :func:`mogul.explanation.energy_contributions`.
 
         Parameters
         ----------
@@ -383,9 +385,8 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         mixture = stack(self._mixtures).merged()
         orders = feature_orders(mixture.n_features, count)
         if count not in self._baseline:
-            generator = torch.Generator().manual_seed(0)
-            drawn = mixture.sample((_BASELINE_ROWS,), generator=generator)
-            self._baseline[count] = energy_contributions(mixture, drawn, orders).mean(0).numpy()
+            usual = energy_contributions(mixture, self._reference, orders)
+            self._baseline[count] = usual.mean(0).numpy()
         found = [energy_contributions(mixture, part, orders).numpy() for part in parts]
         names = getattr(self, "feature_names_in_", None)
         if names is None:
@@ -409,13 +410,14 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             "feature_names": None if names is None else [str(name) for name in names],
             "n_features": self.n_features_in_,
             "mixture": mixture,
-            "floor": self.floor_,
+            "form": asdict(self.form_),
             "offset": self.offset_,
             "n_seen": self.n_seen_,
-            "held_out": [list(one) for one in self.held_out_],
+            "held_out": [[asdict(form), value] for form, value in self.held_out_],
             "n_folds": len(self._mixtures),
             "streamed": bool(self._stats),
         }
+        tensors["reference"] = self._reference
         tensors |= {"loc": torch.from_numpy(self.loc_), "scale": torch.from_numpy(self.scale_)}
         for v, scores in enumerate(self.calibration_scores_):
             tensors[f"calibration.{v}"] = torch.from_numpy(scores)
@@ -433,10 +435,10 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         model.loc_, model.scale_ = tensors["loc"].numpy(), tensors["scale"].numpy()
         batch = Mixture.from_state(header["mixture"], tensors)
         model._set_mixtures([batch[v] for v in range(header["n_folds"])])
-        model.covariance_type_ = batch.covariance_type
-        model.n_components_, model.floor_ = batch.n_components, header["floor"]
+        model.form_ = Form(**header["form"])
+        model._reference = tensors["reference"]
         model.offset_, model.n_seen_ = header["offset"], header["n_seen"]
-        model.held_out_ = [tuple(one) for one in header["held_out"]]
+        model.held_out_ = [(Form(**form), value) for form, value in header["held_out"]]
         every = range(header["n_folds"])
         model.calibration_scores_ = [tensors[f"calibration.{v}"].numpy() for v in every]
         fields = Stats.__dataclass_fields__

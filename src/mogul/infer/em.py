@@ -57,6 +57,8 @@ class EMSettings:
     shrinkage : float
         As of so many more rows in each component that lie as all rows lie in theirs; see
         :func:`m_step`. The likelihood may then fall: ask for no acceleration.
+    uncorrelated : bool
+        Whether those rows have no correlations.
     """
 
     tol: float = 1e-3
@@ -64,6 +66,7 @@ class EMSettings:
     floor: float = 1e-6
     acceleration: str = "auto"
     shrinkage: float = 0.0
+    uncorrelated: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,11 @@ def collect(batches: Batches, mixture: Mixture) -> Stats:
 
 
 def m_step(
-    stats: Stats, kind: type[Covariance], floor: float, shrinkage: float = 0.0
+    stats: Stats,
+    kind: type[Covariance],
+    floor: float,
+    shrinkage: float = 0.0,
+    uncorrelated: bool = False,
 ) -> tuple[Mixture, Tensor]:
     r"""The maximum-likelihood mixture of some statistics.
 
@@ -101,6 +108,7 @@ def m_step(
 
     ``shrinkage`` ν draws each covariance towards the pooled one W, that of rows within their
     components: (n_k S_k + ν W) / (n_k + ν), as ν rows of a prior would (Fraley and Raftery 2007).
+    ``uncorrelated`` takes the diagonal of W instead.
 
     Returns
     -------
@@ -120,7 +128,10 @@ def m_step(
     if shrinkage and kind.block_ndim:  # a single block is the pooled one already
         axis = stats.count.ndim - 1
         total = used.sum(-2).reshape(*used.shape[:-2], *[1] * (central.ndim - axis))
-        central = central + (shrinkage / total) * central.sum(axis, keepdim=True)
+        pooled = central.sum(axis, keepdim=True)
+        if uncorrelated and kind.has_matrices():
+            pooled = torch.diag_embed(torch.diagonal(pooled, dim1=-2, dim2=-1))
+        central = central + (shrinkage / total) * pooled
         rows = count + shrinkage
     covariance, ok = kind.from_moment(
         central, rows, stats.origin.shape[-1], stats.count.new_tensor(floor)
@@ -161,7 +172,7 @@ def fit_em(
     def evaluate(points: list[Mixture]) -> list[Step[Mixture]]:
         stats = collect(batches, stack(points))
         values = stats.mean_log_likelihood().tolist()
-        mapped, ok = m_step(stats, kind, settings.floor, settings.shrinkage)
+        mapped, ok = m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
         bad = [(~one).nonzero().flatten().tolist() for one in ok]
         return [Step(value, mapped[i], bad[i]) for i, value in enumerate(values)]
 

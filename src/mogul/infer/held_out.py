@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from numpy.random import RandomState
 from torch import Tensor
 
+from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError
 from mogul.infer.em import EMSettings, fit_em, stack
@@ -22,6 +24,8 @@ _SETTINGS = EMSettings(tol=1e-2, max_iter=50, acceleration="none")
 """Held-out likelihoods differ by more than what later iterations bring."""
 _FEWEST_A_COMPONENT = 3
 """Rows for each component of the largest mixture that is tried."""
+_MOST_NUMBERS = 1 << 18
+"""In the covariances of the largest mixture that is tried, so that a search stays short."""
 _PATIENCE = 2
 """Sizes of one family in a row that may be worse than its best before larger ones are left out."""
 _CONCENTRATION_STEPS = 2
@@ -37,11 +41,23 @@ class Form:
     n_components : int
     floor : float
         Added to every variance.
+    uncorrelated : bool
+        Whether covariances are shrunk towards a matrix without correlations.
     """
 
     covariance_type: str
     n_components: int
     floor: float
+    uncorrelated: bool = False
+
+    def settings(self, n_features: int) -> EMSettings:
+        """How to fit it: the prior counts as D + 2 rows in each component."""
+        return replace(
+            _SETTINGS,
+            floor=self.floor,
+            shrinkage=n_features + 2.0,
+            uncorrelated=self.uncorrelated,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,8 +91,6 @@ def cross_fit(
 ) -> CrossFit:
     """Fit a mixture for each fold, by EM with covariances shrunk as Fraley and Raftery (2007) do.
 
-    The prior counts as D + 2 rows in each component.
-
     Parameters
     ----------
     rows : Rows
@@ -93,7 +107,7 @@ def cross_fit(
     DegenerateFitError
         When a mixture cannot be fitted.
     """
-    settings = replace(_SETTINGS, floor=form.floor, shrinkage=rows.n_features + 2.0)
+    settings = form.settings(rows.n_features)
     scores = torch.empty(rows.n_rows, dtype=torch.float64)
     found = []
     for v in range(int(fold.max()) + 1):
@@ -128,7 +142,7 @@ def _concentrated(rows: Rows, mixture: Mixture, trim: float, settings: EMSetting
 def search_forms(
     rows: Rows,
     fold: Tensor,
-    families: Iterable[tuple[str, float]],
+    families: Iterable[Form],
     sizes: Sequence[int],
     random_state: RandomState,
     *,
@@ -138,18 +152,22 @@ def search_forms(
 
     Parameters
     ----------
-    families : iterable of (covariance_type, floor)
+    families : iterable of Form
+        Of any size.
     sizes : sequence of int
-        Numbers of components, ascending; those with too few rows for each are left out.
+        Numbers of components, ascending. Those with less than three rows for each, or 262,144
+        numbers in their covariances, are left out; the least is always tried.
     """
     n_fewest = rows.n_rows - int(fold.bincount().max())
-    usable = [k for k in sizes if k * _FEWEST_A_COMPONENT <= n_fewest] or [sizes[0]]
     found: list[CrossFit] = []
-    for covariance_type, floor in families:
-        best, worse = -torch.inf, 0
-        for k in usable:
+    for family in families:
+        kind, best, worse = structure(family.covariance_type), -torch.inf, 0
+        for k in sizes:
+            large = prod(kind.factor_shape(k, rows.n_features)) > _MOST_NUMBERS
+            if k > sizes[0] and (large or k * _FEWEST_A_COMPONENT > n_fewest):
+                break
             try:
-                one = cross_fit(rows, fold, Form(covariance_type, k, floor), random_state)
+                one = cross_fit(rows, fold, replace(family, n_components=k), random_state)
             except DegenerateFitError:
                 break
             found.append(one)

@@ -250,7 +250,7 @@ def _maximise(
         second = second + kind.moment(shares, gap, gap)
     total = count.sum()
     stats = Stats(count, first, second, origin, total, torch.zeros_like(total))
-    return m_step(stats, kind, settings.floor, settings.shrinkage)
+    return m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
 
 
 def _short_em(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from mogul.data.rows import Rows
-from mogul.infer.em import m_step as maximise
-from mogul.infer.em import mend, stack
+from mogul.infer.em import EMSettings, m_step, mend, stack
 from mogul.kernels import e_step
 from mogul.mixture import Mixture
 from mogul.stats import Stats
@@ -33,7 +32,7 @@ def statistics_of(mixture: Mixture, n_rows: float, floor: float) -> Stats:
 
 
 def absorb(
-    stats: Stats, mixture: Mixture, rows: Rows, keep: float, floor: float, shrinkage: float
+    stats: Stats, mixture: Mixture, rows: Rows, keep: float, settings: EMSettings
 ) -> tuple[Stats, Mixture]:
     """One step of EM on new rows together with what is kept of the old ones.
 
@@ -46,6 +45,8 @@ def absorb(
     rows : Rows
     keep : float
         What the old rows count now, from 0 to 1; 1 forgets nothing.
+    settings : EMSettings
+        Of which floor and shrinkage count.
 
     References
     ----------
@@ -53,11 +54,17 @@ def absorb(
     """
     new = e_step(rows.values, mixture, rows.weight)
     both = mixture.covariance.recentre(stats, new.origin) * keep + new
-    found, ok = maximise(both, type(mixture.covariance), floor, shrinkage)
+    found, ok = m_step(
+        both,
+        type(mixture.covariance),
+        settings.floor,
+        settings.shrinkage,
+        settings.uncorrelated,
+    )
     if not bool(ok.all()):
         mended, usable = mend(stack([found]), ok.unsqueeze(0))
         if not bool(usable.all()):
             return stats, mixture  # such rows are passed over
         found = mended[0]
-        both = statistics_of(found, float(both.row_weight), floor)
+        both = statistics_of(found, float(both.row_weight), settings.floor)
     return both, found
