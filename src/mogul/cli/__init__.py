@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from mogul.cli import fit, plot, regress, sample, score, show
+from mogul.cli import detect, fit, plot, regress, sample, score, show
 from mogul.cli._messages import note_warnings, say, sentence
 
 __all__ = ["main"]
@@ -31,6 +31,7 @@ app = typer.Typer(
 for _command in (fit, show, score, sample, plot):
     app.command()(getattr(_command, _command.__name__.rpartition(".")[2]))
 app.add_typer(regress.app, name="regress")
+app.add_typer(detect.app, name="detect")
 
 
 @app.callback(invoke_without_command=True)
@@ -51,6 +52,11 @@ def _mogul(
     Or predict the distribution of a column from others:
       mogul regress fit cars.csv --target price --out price.safetensors
       mogul regress predict price.safetensors new_cars.csv --interval 0.9
+
+    \b
+    Or find the rows that are unlike the others, and why:
+      mogul detect fit cars.csv --out alarm.safetensors
+      mogul detect score alarm.safetensors new_cars.csv --fdr 0.05
 
     Tables are .csv, .tsv, .csv.gz, .parquet or .arrow files; CSV files have a row of names first.
     """  # noqa: D301 - the escape tells typer to keep the lines

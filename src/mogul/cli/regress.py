@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 TargetOption = Annotated[
     str,
@@ -41,8 +41,8 @@ ModelPath = Annotated[
 ]
 
 
-@app.callback()
-def regress() -> None:
+@app.callback(invoke_without_command=True)
+def regress(context: typer.Context) -> None:
     """Predict the whole distribution of a column from others, by mixture density networks.
 
     \b
@@ -50,6 +50,8 @@ def regress() -> None:
       mogul regress fit houses.csv --target price --out price.safetensors
       mogul regress predict price.safetensors new_houses.csv --interval 0.9 --out prices.csv
     """  # noqa: D301 - the escape tells typer to keep the lines
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()

@@ -92,7 +92,9 @@ class CalibratedOutliers(OutlierMixin):
         Returns
         -------
         ndarray of bool, shape (N,)
-            By the procedure of Benjamini and Hochberg (1995) on :meth:`p_values`.
+            By the procedure of Benjamini and Hochberg (1995) on :meth:`p_values`. As these are at
+            least 1 / (n + 1) for n calibration rows, a list has no or N / (fdr (n + 1)) rows and
+            more: with few calibration rows, look at few rows at once.
         """
         level = check_level(fdr, "fdr")
         return benjamini_hochberg(self.p_values(X), level)

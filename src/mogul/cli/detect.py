@@ -1,0 +1,230 @@
+"""``mogul detect``: outliers of a table, with p-values and reasons."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mogul.cli._arguments import (
+    ColumnsOption,
+    DataArgument,
+    OutOption,
+    SeedOption,
+    WeightOption,
+    names,
+    note_left_out,
+)
+from mogul.cli._messages import note
+from mogul.cli._report import number, print_facts, print_saved, print_table_facts
+from mogul.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mogul import MixtureOutlierDetector
+    from mogul.data import Table
+
+__all__ = ["app"]
+
+_REASONS = 3
+
+app = typer.Typer(rich_markup_mode=None)
+
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model that mogul detect fit saved.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def detect(context: typer.Context) -> None:
+    """Find the outliers of a table, each with a p-value and the columns that make it one.
+
+    \b
+    Example, from ordinary rows to alarms for new ones:
+      mogul detect fit machines.csv --out alarm.safetensors
+      mogul detect score alarm.safetensors today.csv --fdr 0.05 --out alarms.csv
+    """  # noqa: D301 - the escape tells typer to keep the lines
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def fit(
+    data: DataArgument,
+    columns: ColumnsOption = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A column that is 1 in rows known to be outliers."),
+    ] = None,
+    weight_column: WeightOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    components: Annotated[
+        int | None,
+        typer.Option("--components", "-k", min=1, metavar="K", help="Instead of a search."),
+    ] = None,
+    covariance: Annotated[
+        str | None,
+        typer.Option(
+            "--covariance", "-c", metavar="TYPE", help="full, tied, diag or spherical: no search."
+        ),
+    ] = None,
+    trim: Annotated[
+        float, typer.Option(metavar="SHARE", help="Fit without this share, the strangest rows.")
+    ] = 0.0,
+) -> None:
+    """Learn what ordinary rows look like.
+
+    \b
+    Examples:
+      mogul detect fit machines.csv --out alarm.safetensors
+      mogul detect fit machines.parquet --label broken --columns heat,noise --out alarm.safetensors
+      mogul detect fit mixed.csv --trim 0.05 --out alarm.safetensors
+
+    Rows that --label marks are left out. Structure and size of the mixture are those under which
+    rows that it was not fitted to are likeliest.
+    """  # noqa: D301 - the escape tells typer to keep the lines
+    import mogul
+    from mogul.io import check_destination
+
+    if out is not None:
+        check_destination(out)
+    table = _ordinary(data, names(columns), label, weight_column)
+    began = perf_counter()
+    model = mogul.MixtureOutlierDetector(
+        "auto" if components is None else components,
+        covariance_type="auto" if covariance is None else covariance,
+        trim=trim,
+        random_state=seed,
+    )
+    model.fit(table, sample_weight=table.sample_weight)
+    lapse = perf_counter() - began
+    form, count = model.form_, len(model.held_out_)
+    print_table_facts(data, table)
+    print()
+    print_facts(
+        [
+            ("mixture", f"{form.n_components} components, {form.covariance_type} covariances"),
+            ("chosen from", f"{count} form{'s' * (count != 1)}, {lapse:.1f} s"),
+            ("held out", f"{number(max(v for _, v in model.held_out_))} nats a row, standardised"),
+            ("threshold", f"{number(model.offset_)} nats"),
+            ("least p-value", number(1 / (model.n_calibration_ + 1))),
+        ]
+    )
+    print_saved(None if out is None else mogul.save(model, out))
+
+
+def _ordinary(
+    data: Path, columns: list[str] | None, label: str | None, weight_column: str | None
+) -> Table:
+    """The rows to learn from."""
+    from mogul.data import read_table
+
+    if label is not None and columns is None:
+        every = read_table(data, None, weight_column)
+        columns = [name for name in every.names if name != label]
+        note_left_out([name for name in every.skipped if name != label])
+    table = read_table(data, columns, weight_column)
+    if label is None:
+        note_left_out(table.skipped)
+        return table
+    if label in table.names:
+        raise InputError(f"{label} is the label, so it cannot be a feature too.")
+    ordinary = read_table(data, [label]).values[:, 0] == 0
+    n_out = len(ordinary) - int(ordinary.sum())
+    if n_out == len(ordinary):
+        raise InputError(f"Every row of {data} is marked by {label}; ordinary rows are needed.")
+    note(f"{n_out} rows that {label} marks are left out.")
+    return table.rows(ordinary)
+
+
+@app.command()
+def score(
+    model: ModelPath,
+    data: DataArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write; CSV is printed without it."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Flag p-values up to it: of ordinary rows this share."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Flag so that this share of the flags is false."),
+    ] = None,
+) -> None:
+    """Write each row's score, p-value and flag, and why it is flagged.
+
+    \b
+    The columns written:
+      score        the log-density, in nats; the lower, the stranger
+      p_value      how often ordinary rows look as strange
+      outlier      1 or 0: a score below the model's threshold, or by --alpha or --fdr
+      reason_1..3  of outliers: the columns that add most to it, and how many nats
+
+    \b
+    Examples:
+      mogul detect score alarm.safetensors today.csv --out alarms.parquet
+      mogul detect score alarm.safetensors today.csv --alpha 0.001
+      mogul detect score alarm.safetensors today.csv --fdr 0.05
+    """  # noqa: D301 - the escape tells typer to keep the lines
+    from mogul import MixtureOutlierDetector, load
+    from mogul.data import check_table_destination, read_table, write_csv, write_table
+
+    if out is not None:
+        check_table_destination(out)
+    if alpha is not None and fdr is not None:
+        raise InputError("Give either --alpha or --fdr, not both.")
+    found = load(model)
+    if not isinstance(found, MixtureOutlierDetector):
+        raise InputError(
+            f"{model} holds a {type(found).__name__}; mogul detect score takes a model of mogul "
+            "detect fit."
+        )
+    wanted: Any = getattr(found, "feature_names_in_", None)
+    table = read_table(data, None if wanted is None else [str(name) for name in wanted])
+    written = _columns(found, table, alpha, fdr)
+    if fdr is not None and not written["outlier"].any():
+        _note_resolution(found, len(table), fdr)
+    if out is None:
+        write_csv(sys.stdout.buffer, written)
+    else:
+        write_table(out, written)
+        print(f"{len(table)} rows written to {out}, {int(written['outlier'].sum())} outliers")
+
+
+def _note_resolution(model: MixtureOutlierDetector, n_rows: int, fdr: float) -> None:
+    """Tell when the calibration is too short for a list of one row at this level."""
+    fewest = math.ceil(n_rows / (fdr * (model.n_calibration_ + 1)))
+    if fewest > 1:
+        note(
+            f"With {model.n_calibration_} calibration rows a list from {n_rows} rows at --fdr "
+            f"{fdr:g} has at least {fewest} or none; fit to more rows, or score fewer at once."
+        )
+
+
+def _columns(
+    model: MixtureOutlierDetector, table: Table, alpha: float | None, fdr: float | None
+) -> dict[str, np.ndarray]:
+    """What is written for each row."""
+    import numpy as np
+
+    flags = model.predict(table, alpha) == -1 if fdr is None else model.detect(table, fdr)
+    n_reasons = min(_REASONS, len(table.names))
+    reasons = np.full((len(table), n_reasons), "", dtype=object)
+    if flags.any():
+        top = model.explain(table.rows(flags)).top(n_reasons)
+        reasons[flags] = [[f"{name} {nats:+.1f}" for name, nats in one] for one in top]
+    return {
+        "score": model.score_samples(table),
+        "p_value": model.p_values(table),
+        "outlier": flags.astype(int),
+        **{f"reason_{i + 1}": reasons[:, i].astype(str) for i in range(n_reasons)},
+    }
