@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 DATA ?= ../shared/data/uci
+OUTLIERS ?= ../shared/data/outlier
 
-.PHONY: demo test test-slow lint docs-test bench bench-mdn bench-slogan clean
+.PHONY: demo test test-slow lint docs-test bench bench-mdn bench-slogan bench-outlier clean
 
 # Installed anew whenever what to install has changed.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -41,6 +42,10 @@ bench: $(VENV)/installed
 # Needs the UCI sets in a folder: see the head of the benchmark. About an hour on two cores.
 bench-mdn: $(VENV)/installed
 	$(BIN)/python benchmarks/mdn_uci.py --data $(DATA)
+
+# Needs tables of ADBench in a folder: see the head of the benchmark. About an hour on two cores.
+bench-outlier: $(VENV)/installed
+	$(BIN)/python benchmarks/outlier_auroc.py --data $(OUTLIERS)
 
 # About an hour on two cores.
 bench-slogan: $(VENV)/installed

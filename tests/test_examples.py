@@ -32,6 +32,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             "SLOGAN",
             ["samples", "critic", "losses"],
         ),
+        (
+            "outlier_detection",
+            [],
+            "bottles listed",
+            ["scores", "roc", "precision_recall", "reasons"],
+        ),
         ("how_many_components", ["--rows", "800"], "highest at 4", ["how_many_components"]),
     ],
 )

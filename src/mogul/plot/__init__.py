@@ -10,6 +10,7 @@ from mogul.plot._convergence import convergence
 from mogul.plot._density import density
 from mogul.plot._joint import joint
 from mogul.plot._joint_posterior import joint_posterior
+from mogul.plot._outliers import contributions, outlier_scores, precision_recall, roc
 from mogul.plot._pairs import pairs
 from mogul.plot._posterior import posterior
 from mogul.plot._selection import selection
@@ -21,15 +22,19 @@ __all__ = [
     "components",
     "conditional",
     "conditional_density",
+    "contributions",
     "convergence",
     "coverage",
     "credible_density",
     "density",
     "joint",
     "joint_posterior",
+    "outlier_scores",
     "pairs",
     "pit",
     "posterior",
+    "precision_recall",
+    "roc",
     "selection",
     "training",
 ]
