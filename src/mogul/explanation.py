@@ -54,7 +54,7 @@ class Explanation:
         ]
 
 
-def feature_orders(n_features: int, n_orders: int = 64, seed: int = 0) -> Tensor:
+def feature_orders(n_features: int, n_orders: int = 32, seed: int = 0) -> Tensor:
     """Orders of features, (P, D): all of them up to five features, else drawn in pairs.
 
     A pair is an order and its reverse, between which most of the difference that order makes

@@ -54,7 +54,7 @@ def test_ordinary_rows_are_learnt_as_in_python(table, capsys):
     assert code == 0
     assert "392 rows, 3 columns, weighted" in said
     assert "1 components, full covariances" in said
-    assert "8 rows that broken marks are left out" in err
+    assert "8 rows marked by broken left out" in err
     assert "'site'" in err
     names = ["heat", "noise", "load"]
     given = mogul.MixtureOutlierDetector(1, covariance_type="full", random_state=0)

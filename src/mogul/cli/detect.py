@@ -66,12 +66,21 @@ def fit(
     seed: SeedOption = 0,
     components: Annotated[
         int | None,
-        typer.Option("--components", "-k", min=1, metavar="K", help="Instead of a search."),
+        typer.Option(
+            "--components",
+            "-k",
+            min=1,
+            metavar="K",
+            help="By default the best of 1, 2, 4, ..., 128.",
+        ),
     ] = None,
     covariance: Annotated[
         str | None,
         typer.Option(
-            "--covariance", "-c", metavar="TYPE", help="full, tied, diag or spherical: no search."
+            "--covariance",
+            "-c",
+            metavar="TYPE",
+            help="full, tied, diag or spherical; else the best.",
         ),
     ] = None,
     trim: Annotated[
@@ -139,7 +148,7 @@ def _ordinary(
     n_out = len(ordinary) - int(ordinary.sum())
     if n_out == len(ordinary):
         raise InputError(f"Every row of {data} is marked by {label}; ordinary rows are needed.")
-    note(f"{n_out} rows that {label} marks are left out.")
+    note(f"{n_out} {'row' if n_out == 1 else 'rows'} marked by {label} left out.")
     return table.rows(ordinary)
 
 

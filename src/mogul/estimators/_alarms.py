@@ -131,12 +131,12 @@ class CalibratedOutliers(OutlierMixin):
         self.offset_ = float(np.quantile(self.score_samples(X), share))
         return self.offset_
 
-    def _set_offset(self, training_scores: np.ndarray | None) -> None:
-        """The threshold after a fit, from ``contamination``."""
-        if isinstance(self.contamination, str) or training_scores is None:
-            scores, share = np.concatenate(self.calibration_scores_), _AUTO_LEVEL
-            if not isinstance(self.contamination, str):
-                share = float(self.contamination)
-        else:
-            scores, share = training_scores, float(self.contamination)
-        self.offset_ = float(np.quantile(scores, share))
+    def _set_offset(self, training_scores: np.ndarray | None = None) -> None:
+        """The threshold from ``contamination``: a share of the training rows where they are given,
+        as scikit-learn has it, else of the calibration.
+        """
+        automatic = isinstance(self.contamination, str)
+        share = _AUTO_LEVEL if automatic else float(self.contamination)
+        if automatic or training_scores is None:
+            training_scores = np.concatenate(self.calibration_scores_)
+        self.offset_ = float(np.quantile(training_scores, share))

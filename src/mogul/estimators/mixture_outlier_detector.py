@@ -22,7 +22,7 @@ from mogul.covariances import STRUCTURES
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError
 from mogul.estimators._alarms import CalibratedOutliers
-from mogul.estimators._inputs import as_tensor, check_sample_weight, drawn_seed, validated
+from mogul.estimators._inputs import check_sample_weight, drawn_seed, validated
 from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import is_plain
 from mogul.explanation import Explanation, energy_contributions, feature_orders
@@ -102,6 +102,12 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         By which the columns are standardised.
     calibration_scores_ : list of V ndarray
         Scores of the rows of each fold by the mixture that did not see them.
+    n_calibration_ : int
+        How many they are.
+    n_seen_ : float
+        The weight of all rows learnt from, less what :meth:`partial_fit` forgot.
+    n_streamed_ : int
+        Rows that came by :meth:`partial_fit` after the fit.
     offset_ : float
         Rows that score below are outliers.
     n_features_in_ : int
@@ -206,7 +212,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         chosen = self._chosen(rows, rng)
         self._adopt(chosen)
         self._stats: list[Stats] = []
-        self.n_seen_ = rows.total_weight
+        self.n_seen_, self.n_streamed_ = rows.total_weight, 0
         self._reference = values[torch.from_numpy(rng.permutation(len(values))[:_REFERENCE_ROWS])]
         self._set_offset(self._mean_score(values).numpy() - self._log_units())
         return self
@@ -215,6 +221,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         """The mixtures of the form that does best on rows they were not fitted to."""
         families, sizes = self._families(), self._sizes()
         fold = self._folds(rows.n_rows, rng)
+        self._check_size(fold)
         seed = drawn_seed(rng)
         callbacks, line = checked_callbacks(self), ProgressLine(self.progress)
         total, done = len(families) * len(sizes), 0
@@ -257,6 +264,16 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         if isinstance(self.n_components, str):
             return list(_SIZES)
         return [int(self.n_components)]
+
+    def _check_size(self, fold: Tensor) -> None:
+        if isinstance(self.n_components, str):
+            return
+        fewest = len(fold) - int(fold.bincount().max())
+        if self.n_components > fewest:
+            raise InputError(
+                f"n_components={self.n_components} is more than the {fewest} rows that a mixture "
+                f"is fitted to, beside its fold, of {len(fold)}; ask for fewer or give more rows."
+            )
 
     def _folds(self, n_rows: int, rng: RandomState) -> Tensor:
         return torch.from_numpy(rng.permutation(n_rows) % min(self.n_folds, n_rows))
@@ -301,7 +318,8 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         values = torch.from_numpy(self._standardised(array))
         scores = self._by_fold(values).numpy() - self._log_units()
         n_folds = len(self._mixtures)
-        turn = (np.arange(len(array)) + self.n_calibration_) % n_folds
+        turn = (np.arange(len(array)) + self.n_streamed_) % n_folds
+        self.n_streamed_ += len(array)
         most = -(-self.window // n_folds)
         self.calibration_scores_ = [
             np.concatenate([old, scores[v, turn == v]])[-most:]
@@ -309,7 +327,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         ]
         self._reference = torch.cat([self._reference, values])[-_REFERENCE_ROWS:]
         self._learn(Rows(values))
-        self._set_offset(None)
+        self._set_offset()
         return self
 
     def _learn(self, rows: Rows) -> None:
@@ -351,7 +369,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         check_is_fitted(self, "offset_")
         array = validated(self, X, reset=False)
         for at in range(0, len(array), _ROWS_TOGETHER):
-            yield as_tensor(self._standardised(array[at : at + _ROWS_TOGETHER]), _CPU)
+            yield torch.from_numpy(self._standardised(array[at : at + _ROWS_TOGETHER]))
 
     def _standardised(self, array: np.ndarray) -> np.ndarray:
         return (array.astype(np.float64) - self.loc_) / self.scale_
@@ -413,6 +431,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             "form": asdict(self.form_),
             "offset": self.offset_,
             "n_seen": self.n_seen_,
+            "n_streamed": self.n_streamed_,
             "held_out": [[asdict(form), value] for form, value in self.held_out_],
             "n_folds": len(self._mixtures),
             "streamed": bool(self._stats),
@@ -438,6 +457,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         model.form_ = Form(**header["form"])
         model._reference = tensors["reference"]
         model.offset_, model.n_seen_ = header["offset"], header["n_seen"]
+        model.n_streamed_ = header["n_streamed"]
         model.held_out_ = [(Form(**form), value) for form, value in header["held_out"]]
         every = range(header["n_folds"])
         model.calibration_scores_ = [tensors[f"calibration.{v}"].numpy() for v in every]
@@ -447,9 +467,6 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             for v in (every if header["streamed"] else ())
         ]
         return model
-
-
-_CPU = torch.device("cpu")
 
 
 def _units(array: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
