@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         priors,
     )
     from mogul.estimators import (
+        AEGMM,
+        VAEGMM,
         BayesianGaussianMixture,
         GaussianMixture,
         MixtureDensityRegressor,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AEGMM": "mogul.estimators",
+    "VAEGMM": "mogul.estimators",
     "BayesianGaussianMixture": "mogul.estimators",
     "GaussianMixture": "mogul.estimators",
     "Mixture": "mogul.mixture",
@@ -69,6 +73,8 @@ _MODULES = (
 )
 
 __all__ = [
+    "AEGMM",
+    "VAEGMM",
     "BayesianGaussianMixture",
     "GaussianMixture",
     "Mixture",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -17,7 +17,7 @@ from mogul.covariances import Covariance
 from mogul.errors import InputError
 from mogul.mixture import Mixture
 
-__all__ = ["Explanation", "energy_contributions", "feature_orders"]
+__all__ = ["Explanation", "energy_contributions", "feature_orders", "path_contributions"]
 
 _ALL_ORDERS = 5
 """Up to so many features every order is taken: 120 of five."""
@@ -128,6 +128,60 @@ def energy_contributions(
         for tile, part in zip(rows.split(at), found.split(at), strict=True):
             part[:, order] += _chain(wide, factor, tile[:, order], order)
     return found / len(chosen)
+
+
+@torch.no_grad()
+def path_contributions(
+    energy: Callable[[Tensor], Tensor], x: Tensor, reference: Tensor, orders: Tensor
+) -> Tensor:
+    r"""The energy of rows beyond that of ordinary ones, divided among their features.
+
+    For any energy, where :func:`energy_contributions` needs a mixture of the features themselves:
+    beginning with an ordinary row, its features are replaced by those of the row in some order, and
+    each contributes what the energy changes by. The mean over orders, each with an ordinary row of
+    its own, estimates Shapley values; whatever the orders, contributions add up.
+
+    Parameters
+    ----------
+    energy : callable, (M, D) to (M,)
+    x : Tensor, shape (N, D)
+    reference : Tensor, shape (P, D)
+        Ordinary rows, one for each order.
+    orders : Tensor, shape (P, D)
+        Such as :func:`feature_orders` gives.
+
+    Returns
+    -------
+    Tensor, shape (N, D), float64
+        In nats; each row sums to its energy less the mean energy of the reference.
+
+    References
+    ----------
+    Štrumbelj and Kononenko (2014), *Explaining prediction models and individual predictions with
+    feature contributions*.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mogul.explanation import path_contributions
+    >>> squares = lambda rows: rows.square().sum(-1)
+    >>> orders = torch.tensor([[0, 1], [1, 0]])
+    >>> path_contributions(squares, torch.tensor([[1.0, 3.0]]), torch.zeros(2, 2), orders)
+    tensor([[1., 9.]], dtype=torch.float64)
+    """
+    d = x.shape[-1]
+    found = x.new_zeros(x.shape, dtype=torch.float64)
+    at = max(1, _TILE_ELEMENTS // (d * (d + 1)))
+    for start, order in zip(reference, orders.to(x.device), strict=True):
+        place = torch.empty_like(order)
+        place[order] = torch.arange(d, device=order.device)
+        for tile, part in zip(x.split(at), found.split(at), strict=True):
+            # Row i of a path has the first i features of the order from the row itself.
+            replaced = torch.arange(d + 1, device=x.device).unsqueeze(1) > place  # (D + 1, D)
+            rows = torch.where(replaced.unsqueeze(1), tile, start)
+            values = energy(rows.flatten(0, 1)).double().reshape(d + 1, len(tile))
+            part[:, order] += values.diff(dim=0).T
+    return found / len(orders)
 
 
 def _factor(covariance: Covariance, order: Tensor) -> Tensor:

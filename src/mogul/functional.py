@@ -29,7 +29,7 @@ _ATTEMPTS = 20
 
 
 def gmm_params(
-    z: Tensor, gamma: Tensor, *, jitter: float = 1e-6
+    z: Tensor, gamma: Tensor, *, jitter: float = 1e-6, shrinkage: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""The mixture that memberships imply, as in DAGMM.
 
@@ -52,6 +52,10 @@ def gmm_params(
         Memberships, not negative; the rows of a softmax.
     jitter : float, default 1e-6
         ε, in squared units of ``z``.
+    shrinkage : float, default 0.0
+        ν: covariances are drawn towards the diagonal of the pooled one W, that of rows within their
+        components, (N_k Σ_k + ν diag W) / (N_k + ν), as ν rows of a prior would (Fraley and Raftery
+        2007). D + 2 keeps the covariances of batches smaller than their dimension sound.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def gmm_params(
     Raises
     ------
     InputError
-        When shapes do not fit or ``jitter`` is negative.
+        When shapes do not fit, or ``jitter`` or ``shrinkage`` is negative.
 
     References
     ----------
@@ -90,7 +94,7 @@ def gmm_params(
     >>> energy.round(decimals=2)
     tensor([1.6100, 6.8000])
     """
-    _check_params(z, gamma, jitter)
+    _check_params(z, gamma, jitter, shrinkage)
     rows, members = z.double(), gamma.double()
     count = members.sum(0)
     filled = count > 0
@@ -102,6 +106,10 @@ def gmm_params(
         return FullCovariance.moment(members.T, gap, gap)
 
     moment = reduce(add, _tiled(scatter, (rows, members), mu))
+    if shrinkage:
+        within = torch.diagonal(moment.sum(0)) / count.sum()
+        moment = moment + shrinkage * torch.diag(within)
+        divisor = divisor + shrinkage
     cov = moment / divisor[:, None, None]
     factor = _factor(cov.new_tensor(jitter), moment, divisor)
     log_det_cov = 2 * factor.log_diagonal().sum(-1)
@@ -220,7 +228,7 @@ def _tiled(
         yield checkpoint(function, *tile, mu, *more, use_reentrant=False)
 
 
-def _check_params(z: Tensor, gamma: Tensor, jitter: float) -> None:
+def _check_params(z: Tensor, gamma: Tensor, jitter: float, shrinkage: float) -> None:
     if z.ndim != 2 or gamma.ndim != 2 or len(z) != len(gamma) or not len(z):
         raise InputError(
             f"z has shape {tuple(z.shape)} and gamma {tuple(gamma.shape)}; expected (N, D) and "
@@ -228,6 +236,8 @@ def _check_params(z: Tensor, gamma: Tensor, jitter: float) -> None:
         )
     if not jitter >= 0:
         raise InputError(f"jitter must not be negative; got {jitter}.")
+    if not shrinkage >= 0:
+        raise InputError(f"shrinkage must not be negative; got {shrinkage}.")
 
 
 def _check_energy(

@@ -36,6 +36,8 @@ _KINDS = {
     "MixtureDensityRegressor": "mogul.estimators:MixtureDensityRegressor",
     "MixtureOutlierDetector": "mogul.estimators:MixtureOutlierDetector",
     "Slogan": "mogul.estimators:Slogan",
+    "AEGMM": "mogul.estimators:AEGMM",
+    "VAEGMM": "mogul.estimators:VAEGMM",
 }
 """All that can be saved, and where it is defined; a file only ever names a key of this."""
 _LENGTH_BYTES = 8

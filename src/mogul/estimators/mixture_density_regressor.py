@@ -32,6 +32,7 @@ from mogul.estimators._inputs import (
     named_device,
     validated,
 )
+from mogul.estimators._networks import redrawn
 from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import (
     fill_network,
@@ -336,7 +337,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             self.n_outputs_,
             self.n_components,
             self.covariance_type,
-            backbone=self._backbone(n_features),
+            backbone=redrawn(self.backbone, n_features),
             hidden=self.hidden,
             activation=self.activation,
             dropout=self.dropout,
@@ -344,16 +345,6 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             min_scale=self.min_scale,
             loss=self.loss,
         )
-
-    def _backbone(self, n_features: int) -> nn.Module | None:
-        if self.backbone is None or isinstance(self.backbone, nn.Module):
-            made = deepcopy(self.backbone)
-            for part in made.modules() if isinstance(made, nn.Module) else ():
-                reset = getattr(part, "reset_parameters", None)
-                if callable(reset):
-                    reset()
-            return made
-        return self.backbone(n_features)
 
     def _train(
         self,

@@ -22,6 +22,7 @@ from mogul.covariances import STRUCTURES
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError
 from mogul.estimators._alarms import CalibratedOutliers
+from mogul.estimators._columns import column_units
 from mogul.estimators._inputs import check_sample_weight, drawn_seed, validated
 from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import is_plain
@@ -50,8 +51,6 @@ _PILOT_ROWS = 5000
 _ROWS_TOGETHER = 1 << 16
 _REFERENCE_ROWS = 256
 """Of the rows that were fitted, kept to tell what features contribute in ordinary rows."""
-_CONSTANT = 0.01
-"""The unit of a column that is constant, as a share of its value."""
 _NOT_SAVED = ("random_state", "callbacks", "progress")
 
 
@@ -77,8 +76,9 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         Where ``predict`` draws the line: "auto" below the scores of 99 % of held-out rows; a number
         below those of this share of the training rows, as in scikit-learn.
     trim : float, default 0.0
-        The share of the rows, those of least density, that mixtures are fitted without: for
-        training rows of which some are outliers.
+        The share of the rows, those of least density, that mixtures are fitted without, and that
+        columns are winsorised by before their units are taken: for training rows of which some are
+        outliers.
     n_folds : int, default 5
         V.
     memory : int, optional
@@ -206,7 +206,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         if len(array) < 2:
             raise InputError("Only one row has a positive weight; at least two are needed.")
         rng = check_random_state(self.random_state)
-        self.loc_, self.scale_ = _units(array, weight)
+        self.loc_, self.scale_ = column_units(array, weight, float(self.trim))
         values = torch.from_numpy(self._standardised(array))
         rows = Rows(values, None if weight is None else torch.from_numpy(weight))
         chosen = self._chosen(rows, rng)
@@ -467,16 +467,3 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             for v in (every if header["streamed"] else ())
         ]
         return model
-
-
-def _units(array: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation of each column.
-
-    Of a constant column the unit is a hundredth of its value: that it ever changes is strange.
-    """
-    wide = array.astype(np.float64)
-    loc = np.average(wide, axis=0, weights=weight)
-    scale = np.sqrt(np.average((wide - loc) ** 2, axis=0, weights=weight))
-    constant = scale <= 1e-12 * np.abs(loc)
-    size = np.where(loc == 0, 1.0, np.abs(loc))
-    return loc, np.where(constant, _CONSTANT * size, scale)

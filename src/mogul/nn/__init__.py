@@ -1,5 +1,6 @@
 """Mixtures as ``torch.nn`` modules, and networks that draw without a density."""
 
+from mogul.nn.energy_autoencoder import AEGMMNetwork, VAEGMMNetwork
 from mogul.nn.mixture_density_network import MixtureDensityNetwork
 from mogul.nn.mixture_head import MixtureHead
 from mogul.nn.mlp import MLP
@@ -8,11 +9,13 @@ from mogul.nn.trainable_mixture import TrainableMixture
 
 __all__ = [
     "MLP",
+    "AEGMMNetwork",
     "Critic",
     "Generator",
     "MixtureDensityNetwork",
     "MixtureHead",
     "TrainableMixture",
+    "VAEGMMNetwork",
     "pair_distances",
     "slogan_loss",
 ]

@@ -1,0 +1,50 @@
+"""By what columns of very different size are brought to one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["column_units"]
+
+_LEAST_INNER = 1e-6
+"""Of the plain standard deviation: below, a column is constant but for a few rows."""
+_CONSTANT = 0.01
+"""The unit of a column that is constant, as a share of its value."""
+
+
+def column_units(
+    array: np.ndarray, weight: np.ndarray | None, clipped: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column.
+
+    They are winsorised where a share ``clipped`` of the rows may be outliers: values beyond that
+    share at either end count as lying there, so that a few far rows do not set the unit. Of a
+    column that is constant but for such values the plain ones are taken. Of a constant column the
+    unit is a hundredth of its value: that it ever changes is strange.
+    """
+    wide = array.astype(np.float64)
+    loc, scale = _moments(wide, weight)
+    constant = scale <= 1e-12 * np.abs(loc)
+    size = np.where(loc == 0, 1.0, np.abs(loc))
+    if clipped:
+        low, high = _weighted_quantiles(wide, weight, (clipped, 1 - clipped))
+        inner_loc, inner_scale = _moments(wide.clip(low, high), weight)
+        sound = inner_scale > _LEAST_INNER * scale
+        loc, scale = np.where(sound, inner_loc, loc), np.where(sound, inner_scale, scale)
+    return loc, np.where(constant, _CONSTANT * size, scale)
+
+
+def _moments(array: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    loc = np.average(array, axis=0, weights=weight)
+    return loc, np.sqrt(np.average((array - loc) ** 2, axis=0, weights=weight))
+
+
+def _weighted_quantiles(
+    array: np.ndarray, weight: np.ndarray | None, levels: tuple[float, ...]
+) -> np.ndarray:
+    """Values of each column at which the share of the weight below reaches each level."""
+    given = np.ones(len(array)) if weight is None else weight
+    order = array.argsort(axis=0)
+    share = given[order].cumsum(axis=0) / given.sum()
+    at = np.stack([(share < level - 1e-12).sum(axis=0) for level in levels])
+    return np.take_along_axis(np.take_along_axis(array, order, 0), at, 0)
