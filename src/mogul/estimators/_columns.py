@@ -20,18 +20,19 @@ def column_units(
     They are winsorised where a share ``clipped`` of the rows may be outliers: values beyond that
     share at either end count as lying there, so that a few far rows do not set the unit. Of a
     column that is constant but for such values the plain ones are taken. Of a constant column the
-    unit is a hundredth of its value: that it ever changes is strange.
+    unit is a hundredth of its value, so that any change is strange; of zeros it is one, as they
+    do not tell what a large change is.
     """
     wide = array.astype(np.float64)
     loc, scale = _moments(wide, weight)
     constant = scale <= 1e-12 * np.abs(loc)
-    size = np.where(loc == 0, 1.0, np.abs(loc))
     if clipped:
         low, high = _weighted_quantiles(wide, weight, (clipped, 1 - clipped))
         inner_loc, inner_scale = _moments(wide.clip(low, high), weight)
         sound = inner_scale > _LEAST_INNER * scale
         loc, scale = np.where(sound, inner_loc, loc), np.where(sound, inner_scale, scale)
-    return loc, np.where(constant, _CONSTANT * size, scale)
+    unit = np.where(loc == 0, 1.0, _CONSTANT * np.abs(loc))
+    return loc, np.where(constant, unit, scale)
 
 
 def _moments(array: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

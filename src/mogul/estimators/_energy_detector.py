@@ -86,6 +86,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         "w_cov_diag": [Interval(Real, 0.0, None, closed="left")],
         "jitter": [Interval(Real, 0.0, None, closed="neither")],
         "noise": [Interval(Real, 0.0, None, closed="left")],
+        "recon_scale": [StrOptions({"auto"}), Interval(Real, 0.0, None, closed="neither")],
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0.0, 0.5, closed="right")],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
@@ -108,6 +109,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
     w_cov_diag: float
     jitter: float
     noise: float
+    recon_scale: str | float
     n_ensemble: int
     max_epochs: str | int
     batch_size: str | int
@@ -190,6 +192,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
             float(self.w_cov_diag),
             float(self.jitter),
             float(self.noise),
+            None if isinstance(self.recon_scale, str) else float(self.recon_scale),
             **self._more_settings(),
         )
 

@@ -22,7 +22,7 @@ class AEGMM(EnergyDetector):
     An encoder e, a decoder d and a network of memberships g are trained together on
 
     .. math::
-        \overline{\lVert x - \hat x \rVert^2} + w_E\, \overline{E(z)}
+        -\overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)} + w_E\, \overline{E(z)}
         + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd}, \qquad
         \hat x = d(e(x)), \quad z = [e(x), f(x, \hat x)], \quad \gamma = g(z),
 
@@ -60,6 +60,9 @@ class AEGMM(EnergyDetector):
     noise : float, default 0.3
         In standard deviations: fresh noise on the rows that are encoded, in training, against
         learning them by heart (Vincent and others 2008).
+    recon_scale : "auto" or float, default "auto"
+        σ, in standard deviations: "auto" is what is likeliest for each batch (Rybkin, Daniilidis
+        and Levine 2021).
     n_ensemble : int, default 5
         How many networks.
     contamination : "auto" or float, default "auto"
@@ -139,6 +142,7 @@ class AEGMM(EnergyDetector):
         w_cov_diag: float = 0.005,
         jitter: float = 1e-6,
         noise: float = 0.3,
+        recon_scale: str | float = "auto",
         n_ensemble: int = 5,
         contamination: str | float = "auto",
         max_epochs: str | int = "auto",
@@ -161,6 +165,7 @@ class AEGMM(EnergyDetector):
         self.w_cov_diag = w_cov_diag
         self.jitter = jitter
         self.noise = noise
+        self.recon_scale = recon_scale
         self.n_ensemble = n_ensemble
         self.contamination = contamination
         self.max_epochs = max_epochs

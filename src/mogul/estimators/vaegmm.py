@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from numpy.random import RandomState
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
 from mogul.estimators._energy_detector import EnergyDetector
@@ -46,13 +46,11 @@ class VAEGMM(EnergyDetector):
         The weight of the log-likelihood.
     beta : float, default 1.0
         The weight of the divergence.
-    recon_scale : "auto" or float, default "auto"
-        σ, in standard deviations: "auto" is what is likeliest for each batch (Rybkin, Daniilidis
-        and Levine 2021).
     samples : int, default 10
         Draws of c for each row that is scored; in pairs of opposite noise.
     jitter : float, default 1e-6
     noise : float, default 0.3
+    recon_scale : "auto" or float, default "auto"
         As of AEGMM.
     n_ensemble : int, default 5
     contamination : "auto" or float, default "auto"
@@ -103,7 +101,6 @@ class VAEGMM(EnergyDetector):
         **EnergyDetector._parameter_constraints,
         "w_recon": [Interval(Real, 0.0, None, closed="left")],
         "beta": [Interval(Real, 0.0, None, closed="left")],
-        "recon_scale": [StrOptions({"auto"}), Interval(Real, 0.0, None, closed="neither")],
         "samples": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -122,10 +119,10 @@ class VAEGMM(EnergyDetector):
         w_cov_diag: float = 0.005,
         w_recon: float = 1.0,
         beta: float = 1.0,
-        recon_scale: str | float = "auto",
         samples: int = 10,
         jitter: float = 1e-6,
         noise: float = 0.3,
+        recon_scale: str | float = "auto",
         n_ensemble: int = 5,
         contamination: str | float = "auto",
         max_epochs: str | int = "auto",
@@ -163,12 +160,7 @@ class VAEGMM(EnergyDetector):
         self.device = device
 
     def _more_settings(self) -> dict[str, Any]:
-        scale = self.recon_scale
-        return {
-            "w_recon": float(self.w_recon),
-            "beta": float(self.beta),
-            "recon_scale": None if isinstance(scale, str) else float(scale),
-        }
+        return {"w_recon": float(self.w_recon), "beta": float(self.beta)}
 
     def _drawn(self, latent_size: int, generator: torch.Generator) -> Tensor:
         shape = (-(-self.samples // 2), latent_size)

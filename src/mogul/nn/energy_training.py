@@ -48,8 +48,7 @@ class EnergyLoss(NamedTuple):
     ----------
     total : Tensor, shape ()
     recon : Tensor
-        The mean squared distance of a row and its reconstruction, or for VAEGMM the mean negative
-        log-likelihood of a row, in nats.
+        The mean negative log-likelihood of a row about its reconstruction, in nats.
     energy : Tensor
         The mean energy, in nats.
     cov_diag : Tensor
@@ -82,11 +81,10 @@ class EnergySettings:
     noise : float
         Standard deviation of what is added to the rows that are encoded, not to those that they are
         compared with (Vincent and others 2008).
-    w_recon, beta : float
-        Of VAEGMM, the weights of likelihood and divergence.
     recon_scale : float, optional
-        Of VAEGMM, the standard deviation of a feature about its reconstruction; that of the batch
-        by default.
+        The standard deviation of a feature about its reconstruction; that of the batch by default.
+    w_recon, beta : float
+        The weights of the likelihood and, of VAEGMM, of the divergence.
     """
 
     max_epochs: int
@@ -96,9 +94,9 @@ class EnergySettings:
     w_cov_diag: float = 0.005
     jitter: float = 1e-6
     noise: float = 0.0
+    recon_scale: float | None = None
     w_recon: float = 1.0
     beta: float = 1.0
-    recon_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,19 +143,15 @@ def energy_loss(
     r"""Reconstruction, energy and the penalty of small variances, of a batch.
 
     .. math::
-        \overline{\lVert x - \hat x \rVert^2} + w_E\, \overline{E(z)}
+        -w_R \overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)} + w_E\, \overline{E(z)}
         + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd}
+        + \beta \overline{\operatorname{KL}(q(c \mid x) \,\|\, \mathcal N(0, I))}
 
     with the mixture that the batch's own memberships imply (:func:`mogul.functional.gmm_params`),
-    its covariances shrunk as by a prior of L + F + 2 rows. For VAEGMM the first term is
-
-    .. math::
-        -w_R \overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)}
-        + \beta \overline{\operatorname{KL}(q(c \mid x) \,\|\, \mathcal N(0, I))},
-
-    where σ is ``recon_scale``, or what is likeliest for the batch (Rybkin, Daniilidis and Levine
-    2021). Squares are summed over features, as by Zong and others (2018), for whose weights it
-    matters.
+    its covariances shrunk as by a prior of L + F + 2 rows, and the last term of VAEGMM only. σ is
+    ``recon_scale``, or what is likeliest for the batch (Rybkin, Daniilidis and Levine 2021): so
+    reconstruction and energy are both in nats a row, and their weights mean the same for few
+    features and for many.
 
     Parameters
     ----------
@@ -180,15 +174,16 @@ def energy_loss(
     energies, cov_diag = gmm_energy(outputs.z, *params, return_mean=False, jitter=settings.jitter)
     energy = (energies if weight is None else energies * weight).mean()
     penalty = settings.w_energy * energy + settings.w_cov_diag * cov_diag
-    if outputs.kl is None:
-        return EnergyLoss(error + penalty, error, energy, cov_diag, zero)
     if settings.recon_scale is None:
         variance = error / n_features + _LEAST_ERROR
     else:
         variance = error.new_tensor(settings.recon_scale**2)
     recon = 0.5 * (error / variance + n_features * (2 * math.pi * variance).log())
+    total = settings.w_recon * recon + penalty
+    if outputs.kl is None:
+        return EnergyLoss(total, recon, energy, cov_diag, zero)
     kl = (outputs.kl if weight is None else outputs.kl * weight).mean()
-    total = settings.w_recon * recon + settings.beta * kl + penalty
+    total = total + settings.beta * kl
     return EnergyLoss(total, recon, energy, cov_diag, kl)
 
 
