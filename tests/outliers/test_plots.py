@@ -3,9 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
+from scipy.stats import multivariate_normal
 from sklearn.metrics import roc_auc_score
 
-from mogul import plot
+from mogul import Mixture, plot
 from mogul.errors import InputError
 from mogul.explanation import Explanation
 
@@ -121,3 +123,61 @@ def test_given_axes_are_drawn_into():
 def test_what_cannot_be_drawn_is_said(call, said):
     with pytest.raises(InputError, match=said):
         call()
+
+
+# --- latent rows ----------------------------------------------------------------------------------
+
+
+def latent_mixture(d: int) -> Mixture:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(2, d, d))
+    covariances = root @ root.transpose(0, 2, 1) + np.diag(np.r_[30.0, 9.0, np.ones(d - 2)])
+    return Mixture.from_parameters([0.3, 0.7], 3 * rng.normal(size=(2, d)), covariances)
+
+
+def test_latent_rows_are_seen_along_the_principal_directions():
+    mixture = latent_mixture(4)
+    z = mixture.sample((500,), generator=torch.Generator().manual_seed(0)).numpy()
+    labels = np.r_[np.ones(10), np.zeros(490)]
+    ax = plot.latent(z, mixture, labels)
+    _, vectors = np.linalg.eigh(mixture.covariance_matrix.numpy())
+    drawn = {c.get_gid(): np.asarray(c.get_offsets()) for c in ax.collections}
+    for found, wanted in ((drawn["ordinary rows"], z[10:]), (drawn["outliers"], z[:10])):
+        for j in (0, 1):
+            along = wanted @ vectors[:, -1 - j]
+            assert np.allclose(np.abs(found[:, j]), np.abs(along), atol=1e-9)
+    assert words(ax) == ["energy, nats", "490 ordinary rows", "10 outliers"]
+
+
+def test_latent_contours_are_energies_of_the_marginal():
+    mixture = latent_mixture(3)
+    z = mixture.sample((300,), generator=torch.Generator().manual_seed(0)).numpy()
+    ax = plot.latent(z, mixture)
+    (contours,) = [c for c in ax.collections if c.get_gid() == "energy"]
+    _, vectors = np.linalg.eigh(mixture.covariance_matrix.numpy())
+    p = vectors[:, [-1, -2]]
+    p = p * np.sign(p[np.abs(p).argmax(0), [0, 1]])
+    parts = [mixture.numpy()[name] for name in ("weights", "means", "covariances")]
+    levels = contours.levels[:3]
+    for level, path in zip(levels, contours.get_paths()[:3], strict=True):
+        at = path.vertices[:: max(1, len(path.vertices) // 20)]
+        density = sum(
+            w * multivariate_normal(m @ p, p.T @ c @ p).pdf(at)
+            for w, m, c in zip(
+                *(parts[k] for k in ("weights", "means", "covariances")), strict=True
+            )
+        )
+        assert np.allclose(-np.log(density), level, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("z", "labels", "said"),
+    [
+        (np.zeros((5, 3)), None, "rows of 4 numbers"),
+        (np.full((5, 4), np.nan), None, "finite rows"),
+        (np.zeros((5, 4)), [1, 0], "labels has shape"),
+    ],
+)
+def test_bad_latent_rows_get_one_sentence(z, labels, said):
+    with pytest.raises(InputError, match=said):
+        plot.latent(z, latent_mixture(4), labels)

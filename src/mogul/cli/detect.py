@@ -21,17 +21,20 @@ from mogul.cli._arguments import (
 )
 from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_saved, print_table_facts
-from mogul.errors import InputError
+from mogul.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mogul import MixtureOutlierDetector
+    from mogul import AEGMM, VAEGMM, MixtureOutlierDetector
     from mogul.data import Table
+
+    Detector = MixtureOutlierDetector | AEGMM | VAEGMM
 
 __all__ = ["app"]
 
 _REASONS = 3
+_METHODS = ("mixture", "aegmm", "vaegmm")
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -64,6 +67,10 @@ def fit(
     weight_column: WeightOption = None,
     out: OutOption = None,
     seed: SeedOption = 0,
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="mixture, or an autoencoder's energy: aegmm, vaegmm."),
+    ] = "mixture",
     components: Annotated[
         int | None,
         typer.Option(
@@ -71,7 +78,7 @@ def fit(
             "-k",
             min=1,
             metavar="K",
-            help="By default the best of 1, 2, 4, ..., 128.",
+            help="By default the best of 1, 2, 4, ..., 128; for autoencoders 2.",
         ),
     ] = None,
     covariance: Annotated[
@@ -80,11 +87,12 @@ def fit(
             "--covariance",
             "-c",
             metavar="TYPE",
-            help="full, tied, diag or spherical; else the best.",
+            help="Of mixture: full, tied, diag or spherical; else the best.",
         ),
     ] = None,
     trim: Annotated[
-        float, typer.Option(metavar="SHARE", help="Fit without this share, the strangest rows.")
+        float,
+        typer.Option(metavar="SHARE", help="Of mixture: fit without this share, the strangest."),
     ] = 0.0,
 ) -> None:
     """Learn what ordinary rows look like.
@@ -94,38 +102,76 @@ def fit(
       mogul detect fit machines.csv --out alarm.safetensors
       mogul detect fit machines.parquet --label broken --columns heat,noise --out alarm.safetensors
       mogul detect fit mixed.csv --trim 0.05 --out alarm.safetensors
+      mogul detect fit wide.csv --method aegmm --out alarm.safetensors
 
     Rows that --label marks are left out. Structure and size of the mixture are those under which
-    rows that it was not fitted to are likeliest.
+    rows that it was not fitted to are likeliest. An autoencoder can find outliers among many
+    columns that depend on each other; where there are few columns, mixture is the better choice.
     """  # noqa: D301 - the escape tells typer to keep the lines
     import mogul
     from mogul.io import check_destination
 
     if out is not None:
         check_destination(out)
+    model = _model(method, components, covariance, trim, seed)
     table = _ordinary(data, names(columns), label, weight_column)
     began = perf_counter()
-    model = mogul.MixtureOutlierDetector(
-        "auto" if components is None else components,
-        covariance_type="auto" if covariance is None else covariance,
-        trim=trim,
-        random_state=seed,
-    )
     model.fit(table, sample_weight=table.sample_weight)
     lapse = perf_counter() - began
-    form, count = model.form_, len(model.held_out_)
     print_table_facts(data, table)
     print()
     print_facts(
         [
-            ("mixture", f"{form.n_components} components, {form.covariance_type} covariances"),
-            ("chosen from", f"{count} form{'s' * (count != 1)}, {lapse:.1f} s"),
-            ("held out", f"{number(max(v for _, v in model.held_out_))} nats a row, standardised"),
+            *_found(model, lapse),
             ("threshold", f"{number(model.offset_)} nats"),
             ("least p-value", number(1 / (model.n_calibration_ + 1))),
         ]
     )
     print_saved(None if out is None else mogul.save(model, out))
+
+
+def _model(
+    method: str, components: int | None, covariance: str | None, trim: float, seed: int
+) -> Detector:
+    """The detector that the options ask for."""
+    import mogul
+
+    if method not in _METHODS:
+        raise UnknownNameError(
+            f"The method {method!r} is unknown; choose one of {', '.join(_METHODS)}."
+        )
+    if method == "mixture":
+        return mogul.MixtureOutlierDetector(
+            "auto" if components is None else components,
+            covariance_type="auto" if covariance is None else covariance,
+            trim=trim,
+            random_state=seed,
+        )
+    if covariance is not None or trim:
+        raise InputError(f"--covariance and --trim are for --method mixture, not for {method}.")
+    kind = mogul.AEGMM if method == "aegmm" else mogul.VAEGMM
+    return kind(2 if components is None else components, random_state=seed)
+
+
+def _found(model: Detector, lapse: float) -> list[tuple[str, str]]:
+    """What a fit found, in words."""
+    from mogul import MixtureOutlierDetector
+
+    if isinstance(model, MixtureOutlierDetector):
+        form, count = model.form_, len(model.held_out_)
+        best = number(max(value for _, value in model.held_out_))
+        return [
+            ("mixture", f"{form.n_components} components, {form.covariance_type} covariances"),
+            ("chosen from", f"{count} form{'s' * (count != 1)}, {lapse:.1f} s"),
+            ("held out", f"{best} nats a row, standardised"),
+        ]
+    count, last = len(model.networks_), model.history_[-1]
+    size = model.networks_[0].latent_size
+    return [
+        ("networks", f"{count}, each of {size} latent number{'s' * (size != 1)}, {lapse:.1f} s"),
+        ("training", f"{last.epoch} epochs, loss {number(last.loss)} nats a row"),
+        ("held out", f"{model.n_calibration_} rows, for the calibration"),
+    ]
 
 
 def _ordinary(
@@ -173,7 +219,7 @@ def score(
 
     \b
     The columns written:
-      score        the log-density, in nats; the lower, the stranger
+      score        the log-density, or minus the energy, in nats; the lower, the stranger
       p_value      how often ordinary rows look as strange
       outlier      1 or 0: a score below the model's threshold, or by --alpha or --fdr
       reason_1..3  of outliers: the columns that add most to it, and how many nats
@@ -184,7 +230,7 @@ def score(
       mogul detect score alarm.safetensors today.csv --alpha 0.001
       mogul detect score alarm.safetensors today.csv --fdr 0.05
     """  # noqa: D301 - the escape tells typer to keep the lines
-    from mogul import MixtureOutlierDetector, load
+    from mogul import AEGMM, VAEGMM, MixtureOutlierDetector, load
     from mogul.data import check_table_destination, read_table, write_csv, write_table
 
     if out is not None:
@@ -192,7 +238,7 @@ def score(
     if alpha is not None and fdr is not None:
         raise InputError("Give either --alpha or --fdr, not both.")
     found = load(model)
-    if not isinstance(found, MixtureOutlierDetector):
+    if not isinstance(found, MixtureOutlierDetector | AEGMM | VAEGMM):
         raise InputError(
             f"{model} holds a {type(found).__name__}; mogul detect score takes a model of mogul "
             "detect fit."
@@ -209,7 +255,7 @@ def score(
         print(f"{len(table)} rows written to {out}, {int(written['outlier'].sum())} outliers")
 
 
-def _note_resolution(model: MixtureOutlierDetector, n_rows: int, fdr: float) -> None:
+def _note_resolution(model: Detector, n_rows: int, fdr: float) -> None:
     """Tell when the calibration is too short for a list of one row at this level."""
     fewest = math.ceil(n_rows / (fdr * (model.n_calibration_ + 1)))
     if fewest > 1:
@@ -220,7 +266,7 @@ def _note_resolution(model: MixtureOutlierDetector, n_rows: int, fdr: float) -> 
 
 
 def _columns(
-    model: MixtureOutlierDetector, table: Table, alpha: float | None, fdr: float | None
+    model: Detector, table: Table, alpha: float | None, fdr: float | None
 ) -> dict[str, np.ndarray]:
     """What is written for each row."""
     import numpy as np

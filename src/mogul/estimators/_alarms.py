@@ -75,8 +75,9 @@ class CalibratedOutliers(OutlierMixin):
     def p_values(self, X: Any) -> np.ndarray:
         """How often ordinary rows look as strange as each of these, (N,).
 
-        Cross-conformal (Vovk 2015): a row is compared by each fold's model with the rows that this
-        model has not seen; see :func:`mogul.conformal.cross_conformal_p_values`.
+        Conformal: a row is compared with rows that the model has not seen, where there are folds
+        by each fold's model with those it has not seen (Vovk 2015); see
+        :func:`mogul.conformal.cross_conformal_p_values`.
         """
         check_is_fitted(self, "offset_")
         return cross_conformal_p_values(self._fold_scores(X), self.calibration_scores_)

@@ -50,8 +50,6 @@ from mogul.nn.mlp import ACTIVATIONS
 
 __all__ = ["EnergyDetector"]
 
-_FEWEST_FOLDS = 5
-"""At most a fifth of the rows is held out from each network."""
 _SMALLEST_BATCH, _LARGEST_BATCH, _ROWS_A_BATCH = 64, 1024, 32
 _STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 2000, 10, 1000
 """Steps that max_epochs="auto" makes, about, and epochs that it keeps to."""
@@ -88,6 +86,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         "noise": [Interval(Real, 0.0, None, closed="left")],
         "recon_scale": [StrOptions({"auto"}), Interval(Real, 0.0, None, closed="neither")],
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
+        "calibration_fraction": [Interval(Real, 0.0, 1.0, closed="neither")],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0.0, 0.5, closed="right")],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
@@ -111,6 +110,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
     noise: float
     recon_scale: str | float
     n_ensemble: int
+    calibration_fraction: float
     max_epochs: str | int
     batch_size: str | int
     learning_rate: float
@@ -151,23 +151,25 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         weight = check_sample_weight(sample_weight, len(array))
         if weight is not None and not weight.all():
             array, weight = array[weight > 0], weight[weight > 0]
-        n_rows = len(array)
-        n_folds = min(n_rows, max(self.n_ensemble, _FEWEST_FOLDS))
-        if n_rows - -(-n_rows // n_folds) < 2:
+        n_held = max(1, round(len(array) * float(self.calibration_fraction)))
+        if len(array) - n_held < 2:
             raise InputError(
-                f"There are {n_rows} rows to train on; at least three are needed, as one is held "
-                "out for the calibration."
+                f"There are {len(array)} rows to learn from, of which {n_held} would be held out "
+                "for the calibration; at least two must be left to train on."
             )
         device = named_device(self.device)
         rng = check_random_state(self.random_state)
         self.loc_, self.scale_ = column_units(array, weight)
         values = self._standardised(array, device)
         counts = None if weight is None else torch.from_numpy(weight).to(device)
-        fold = torch.from_numpy(rng.permutation(n_rows) % n_folds).to(device)
-        self._reference = values[torch.from_numpy(rng.permutation(n_rows)[:_REFERENCE_ROWS])]
-        settings = self._settings(n_rows - -(-n_rows // n_folds))
-        interrupted = self._train(values, counts, fold, settings, rng)
-        self._calibrate(values, fold)
+        order = torch.from_numpy(rng.permutation(len(array))).to(device)
+        held, seen = order[:n_held], order[n_held:]
+        self._reference = values[seen[:_REFERENCE_ROWS]]
+        settings = self._settings(len(seen))
+        some = None if counts is None else counts[seen]
+        interrupted = self._train(values[seen], some, settings, rng)
+        self.calibration_scores_ = [-self._energies(values[held]).cpu().numpy()]
+        self._set_offset(-self._energies(values).cpu().numpy())
         if interrupted:
             warn(
                 f"The training was stopped early, in network {len(self.networks_)} of "
@@ -222,11 +224,10 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         self,
         values: Tensor,
         weight: Tensor | None,
-        fold: Tensor,
         settings: EnergySettings,
         rng: RandomState,
     ) -> bool:
-        """Train each network on the rows outside its fold; whether the user stopped it."""
+        """Train each network; whether the user stopped it."""
         line, callbacks = ProgressLine(self.progress), checked_callbacks(self)
         total = self.n_ensemble * settings.max_epochs
 
@@ -245,13 +246,11 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
                 generator = generator_on(values.device, rng)
                 if m == 0:
                     self._draws = self._drawn(network.latent_size, generator)
-                kept = fold != m
-                rows, counts = values[kept], None if weight is None else weight[kept]
                 result = train_energy(
-                    network, rows, settings, generator, weight=counts, member=m, on_epoch=told
+                    network, values, settings, generator, weight=weight, member=m, on_epoch=told
                 )
                 mixture = latent_mixture(
-                    network, rows, weight=counts, noise=self._draws, jitter=settings.jitter
+                    network, values, weight=weight, noise=self._draws, jitter=settings.jitter
                 )
                 self.networks_.append(network)
                 self.mixtures_.append(mixture)
@@ -266,21 +265,6 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         """What latent coordinates are drawn with when rows are scored, the same for every row."""
         return None
 
-    def _calibrate(self, values: Tensor, fold: Tensor) -> None:
-        """Keep scores of the rows that networks have not seen.
-
-        Networks have latent rows of their own, so that energies of one may be higher throughout;
-        they are compared after the mean over all rows is taken off.
-        """
-        energies = torch.cat([self._by_member(part) for part in values.split(_ROWS_TOGETHER)], 1)
-        each = energies.mean(1)
-        self._shift = (each - each.mean()).cpu().numpy()
-        members = range(len(self.networks_))
-        scores = -energies.cpu().numpy()
-        folds = fold.cpu().numpy()
-        self.calibration_scores_ = [scores[m, folds == m] + self._shift[m] for m in members]
-        self._set_offset(scores.mean(0))
-
     # --- scores -------------------------------------------------------------------------------
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -290,7 +274,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         ----------
         X : array-like or data frame, shape (N, D)
         """
-        parts = [self._by_member(part).mean(0) for part in self._in_parts(X)]
+        parts = [self._energies(part) for part in self._in_parts(X)]
         return -torch.cat(parts).cpu().numpy()
 
     def score(self, X: Any, y: Any = None) -> np.ndarray:
@@ -306,19 +290,21 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         return -self.score_samples(X)
 
     def _fold_scores(self, X: Any) -> np.ndarray:
-        parts = [self._by_member(part) for part in self._in_parts(X)]
-        return -torch.cat(parts, 1).cpu().numpy() + self._shift[:, None]
+        return self.score_samples(X)[None]
 
     @torch.no_grad()
-    def _by_member(self, values: Tensor) -> Tensor:
-        """The energy of standardised rows by each network, (M, N)."""
+    def _energies(self, values: Tensor) -> Tensor:
+        """The energy of standardised rows, (N,): the mean over networks and draws."""
         draws = [None] if self._draws is None else list(self._draws)
-        return torch.stack(
-            [
-                -torch.stack([mixture.log_prob(network(values, draw).z) for draw in draws]).mean(0)
+        found = []
+        for part in values.split(_ROWS_TOGETHER):
+            each = [
+                -mixture.log_prob(network(part, draw).z)
                 for network, mixture in zip(self.networks_, self.mixtures_, strict=True)
+                for draw in draws
             ]
-        )
+            found.append(torch.stack(each).mean(0))
+        return torch.cat(found)
 
     def _in_parts(self, X: Any) -> Iterator[Tensor]:
         check_is_fitted(self, "offset_")
@@ -411,7 +397,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
             found.append(torch.stack(errors).mean(0))
         return torch.cat(found).cpu().numpy()
 
-    def explain(self, X: Any, n_orders: int = 16) -> Explanation:
+    def explain(self, X: Any, n_orders: int = 32) -> Explanation:
         """What each feature adds to the energy of each row, beyond that of ordinary rows.
 
         Features of ordinary rows are replaced by those of the row, in several orders; see
@@ -421,7 +407,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         Parameters
         ----------
         X : array-like or data frame, shape (N, D)
-        n_orders : int, default 16
+        n_orders : int, default 32
             Each begins with another row of the training.
 
         Returns
@@ -436,16 +422,13 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         orders = orders[torch.arange(max(count, len(orders))) % len(orders)]
         reference = self._reference[torch.arange(len(orders)) % len(self._reference)]
 
-        def energy(rows: Tensor) -> Tensor:
-            return torch.cat([self._by_member(some).mean(0) for some in rows.split(_ROWS_TOGETHER)])
-
-        found = [path_contributions(energy, part, reference, orders) for part in parts]
+        found = [path_contributions(self._energies, part, reference, orders) for part in parts]
         if names is None:
             names = [f"x{j}" for j in range(d)]
         return Explanation(torch.cat(found).cpu().numpy(), tuple(str(name) for name in names))
 
     @torch.no_grad()
-    def transform(self, X: Any, member: int = 0) -> np.ndarray:
+    def latent(self, X: Any, member: int = 0) -> np.ndarray:
         """Latent coordinates and reconstruction features of each row, (N, L + F).
 
         Those of which ``mixtures_[member]`` is the mixture.
@@ -495,7 +478,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         tensors = {
             "loc": torch.from_numpy(self.loc_),
             "scale": torch.from_numpy(self.scale_),
-            "shift": torch.from_numpy(self._shift),
+            "calibration": torch.from_numpy(self.calibration_scores_[0]),
             "reference": self._reference,
         }
         if self._draws is not None:
@@ -505,21 +488,22 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
             header["mixtures"].append(kind)
             tensors |= {f"mixture.{m}.{name}": value for name, value in parts.items()}
             tensors |= network_tensors(network, f"network.{m}.")
-            tensors[f"calibration.{m}"] = torch.from_numpy(self.calibration_scores_[m])
         return header, tensors
 
     @classmethod
     def from_state(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Rebuild what :meth:`to_state` took apart; scores are bit-equal."""
-        model = cls(**header["params"], random_state=header["random_state"])
+        lists = {k: tuple(v) for k, v in header["params"].items() if isinstance(v, list)}
+        model = cls(**(header["params"] | lists), random_state=header["random_state"])
         model.n_features_in_ = header["form"]["in_features"]
         if header["feature_names"] is not None:
             model.feature_names_in_ = np.asarray(header["feature_names"], dtype=object)
         model.loc_, model.scale_ = tensors["loc"].numpy(), tensors["scale"].numpy()
-        model._shift, model._reference = tensors["shift"].numpy(), tensors["reference"]
+        model.calibration_scores_ = [tensors["calibration"].numpy()]
+        model._reference = tensors["reference"]
         model._draws, model.offset_ = tensors.get("draws"), header["offset"]
         model.history_ = [EnergyRecord(*numbers) for numbers in header["history"]]
-        model.networks_, model.mixtures_, model.calibration_scores_ = [], [], []
+        model.networks_, model.mixtures_ = [], []
         for m, kind in enumerate(header["mixtures"]):
             with torch.random.fork_rng(devices=[]):  # layers draw before they are filled
                 network = cls._network_class(**header["form"], dtype=torch.float64)
@@ -532,5 +516,4 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
             }
             model.networks_.append(network)
             model.mixtures_.append(Mixture.from_state(kind, parts))
-            model.calibration_scores_.append(tensors[f"calibration.{m}"].numpy())
         return model

@@ -22,14 +22,14 @@ class AEGMM(EnergyDetector):
     An encoder e, a decoder d and a network of memberships g are trained together on
 
     .. math::
-        -\overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)} + w_E\, \overline{E(z)}
-        + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd}, \qquad
-        \hat x = d(e(x)), \quad z = [e(x), f(x, \hat x)], \quad \gamma = g(z),
+        -\overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)}
+        + \tfrac{3}{L + F} \Bigl( w_E\, \overline{E(z)} + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd}
+        \Bigr), \quad \hat x = d(e(x)), \quad z = [e(x), f(x, \hat x)], \quad \gamma = g(z),
 
     where E is the energy, the negative log-density, under the mixture that the memberships of the
     batch imply. The mixture that rows are scored by comes afterwards from all the rows. Several
-    networks are trained, each with rows of its own held out, by which it is calibrated; the energy
-    of a row is the mean of theirs.
+    networks are trained, from different starts; the energy of a row is the mean of theirs. Rows
+    that none of them sees say how high an ordinary row scores.
 
     Columns are standardised and their tails drawn in, x to asinh(x).
 
@@ -65,6 +65,8 @@ class AEGMM(EnergyDetector):
         and Levine 2021).
     n_ensemble : int, default 5
         How many networks.
+    calibration_fraction : float, default 0.2
+        The share of the rows that no network sees, by which alarms are calibrated.
     contamination : "auto" or float, default "auto"
         Where ``predict`` draws the line: "auto" above the energies of 99 % of held-out rows; a
         number above those of the others than this share of the training rows.
@@ -87,8 +89,8 @@ class AEGMM(EnergyDetector):
         Those of the ensemble.
     mixtures_ : list of Mixture
         Of the latent rows of each network.
-    calibration_scores_ : list of ndarray
-        Of each network, the scores of rows it did not see, all brought to the same mean.
+    calibration_scores_ : list of one ndarray
+        The scores of the rows that were held out.
     offset_ : float
         Rows that score below are outliers.
     threshold_ : float
@@ -108,7 +110,7 @@ class AEGMM(EnergyDetector):
     References
     ----------
     Zong and others (2018), *Deep autoencoding Gaussian mixture model for unsupervised anomaly
-    detection*; Vovk (2015) for p-values.
+    detection*; Vovk, Gammerman and Shafer (2005) for p-values.
 
     Examples
     --------
@@ -144,6 +146,7 @@ class AEGMM(EnergyDetector):
         noise: float = 0.3,
         recon_scale: str | float = "auto",
         n_ensemble: int = 5,
+        calibration_fraction: float = 0.2,
         contamination: str | float = "auto",
         max_epochs: str | int = "auto",
         batch_size: str | int = "auto",
@@ -167,6 +170,7 @@ class AEGMM(EnergyDetector):
         self.noise = noise
         self.recon_scale = recon_scale
         self.n_ensemble = n_ensemble
+        self.calibration_fraction = calibration_fraction
         self.contamination = contamination
         self.max_epochs = max_epochs
         self.batch_size = batch_size

@@ -53,6 +53,7 @@ class VAEGMM(EnergyDetector):
     recon_scale : "auto" or float, default "auto"
         As of AEGMM.
     n_ensemble : int, default 5
+    calibration_fraction : float, default 0.2
     contamination : "auto" or float, default "auto"
     max_epochs, batch_size : "auto" or int, default "auto"
     learning_rate : float, default 0.003
@@ -65,7 +66,7 @@ class VAEGMM(EnergyDetector):
     ----------
     networks_ : list of VAEGMMNetwork
     mixtures_ : list of Mixture
-    calibration_scores_ : list of ndarray
+    calibration_scores_ : list of one ndarray
     offset_, threshold_ : float
     n_calibration_ : int
     loc_, scale_ : ndarray, shape (D,)
@@ -124,6 +125,7 @@ class VAEGMM(EnergyDetector):
         noise: float = 0.3,
         recon_scale: str | float = "auto",
         n_ensemble: int = 5,
+        calibration_fraction: float = 0.2,
         contamination: str | float = "auto",
         max_epochs: str | int = "auto",
         batch_size: str | int = "auto",
@@ -150,6 +152,7 @@ class VAEGMM(EnergyDetector):
         self.jitter = jitter
         self.noise = noise
         self.n_ensemble = n_ensemble
+        self.calibration_fraction = calibration_fraction
         self.contamination = contamination
         self.max_epochs = max_epochs
         self.batch_size = batch_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,10 @@ _WARM_UP = 50
 """Steps over which the learning rate rises to its full size."""
 _MOST_NORM = 5.0
 """Of the gradient of a network: longer ones, of rows far out say, are cut to it."""
+_USUAL_Z_SIZE = 3
+"""L + F of the networks that Zong and others (2018) give weights for."""
+_RISE = 0.3
+"""The share of the steps over which the weight of the divergence rises to its full size."""
 _LEAST_ERROR = 1e-6
 """Of a mean squared error, in squared standard deviations, below which it counts as so large."""
 _ROWS_TOGETHER = 4096
@@ -143,15 +147,15 @@ def energy_loss(
     r"""Reconstruction, energy and the penalty of small variances, of a batch.
 
     .. math::
-        -w_R \overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)} + w_E\, \overline{E(z)}
-        + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd}
+        -w_R \overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)}
+        + \tfrac{3}{L + F} \Bigl( w_E\, \overline{E(z)} + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd} \Bigr)
         + \beta \overline{\operatorname{KL}(q(c \mid x) \,\|\, \mathcal N(0, I))}
 
     with the mixture that the batch's own memberships imply (:func:`mogul.functional.gmm_params`),
     its covariances shrunk as by a prior of L + F + 2 rows, and the last term of VAEGMM only. σ is
     ``recon_scale``, or what is likeliest for the batch (Rybkin, Daniilidis and Levine 2021): so
-    reconstruction and energy are both in nats a row, and their weights mean the same for few
-    features and for many.
+    reconstruction and energy are both in nats a row. Energy and penalty grow with the length of z;
+    the weights are for the length of three that Zong and others (2018) give them for.
 
     Parameters
     ----------
@@ -173,7 +177,8 @@ def energy_loss(
     )
     energies, cov_diag = gmm_energy(outputs.z, *params, return_mean=False, jitter=settings.jitter)
     energy = (energies if weight is None else energies * weight).mean()
-    penalty = settings.w_energy * energy + settings.w_cov_diag * cov_diag
+    share = _USUAL_Z_SIZE / outputs.z.shape[-1]
+    penalty = share * (settings.w_energy * energy + settings.w_cov_diag * cov_diag)
     if settings.recon_scale is None:
         variance = error / n_features + _LEAST_ERROR
     else:
@@ -272,7 +277,9 @@ class _Run:
             noise = self._drawn(len(x), self.network.latent_size)
         if self.settings.noise:
             seen = x + self.settings.noise * self._drawn(*x.shape)
-        loss = energy_loss(x, self.network(x, noise, seen=seen), self.settings, weight)
+        rise = min(1.0, self.step / (_RISE * self.n_total))  # else q(c | x) may never leave N(0, I)
+        settings = replace(self.settings, beta=self.settings.beta * rise)
+        loss = energy_loss(x, self.network(x, noise, seen=seen), settings, weight)
         self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()

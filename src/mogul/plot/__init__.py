@@ -10,6 +10,7 @@ from mogul.plot._convergence import convergence
 from mogul.plot._density import density
 from mogul.plot._joint import joint
 from mogul.plot._joint_posterior import joint_posterior
+from mogul.plot._latent import latent
 from mogul.plot._outliers import contributions, outlier_scores, precision_recall, roc
 from mogul.plot._pairs import pairs
 from mogul.plot._posterior import posterior
@@ -29,6 +30,7 @@ __all__ = [
     "density",
     "joint",
     "joint_posterior",
+    "latent",
     "outlier_scores",
     "pairs",
     "pit",
