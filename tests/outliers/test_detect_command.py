@@ -7,6 +7,7 @@ import pytest
 import mogul
 from mogul.cli import main
 from mogul.data import read_table
+from mogul.estimators import _energy_detector
 
 QUICK = ["--components", "1", "--covariance", "full"]
 
@@ -169,3 +170,47 @@ def test_a_file_of_another_kind_is_refused(table, capsys):
     code, _, err = run(capsys, "detect", "score", other, file)
     assert code == 2
     assert "takes a model of mogul detect fit" in err
+
+
+# --- autoencoders -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["aegmm", "vaegmm"])
+def test_energies_from_the_shell_are_those_of_python(table, capsys, method, monkeypatch):
+    monkeypatch.setattr(_energy_detector, "_STEPS", 200)
+    file, frame, folder = table
+    names, out = ["heat", "noise", "load"], folder / "energy.safetensors"
+    code, said, _ = run(capsys, "detect", "fit", file, "--label", "broken", "--columns",
+                        ",".join(names), "--method", method, "--out", out)  # fmt: skip
+    assert code == 0
+    assert "5, each of 2 latent numbers" in said
+    assert "78 rows, for the calibration" in said
+    kind = {"aegmm": mogul.AEGMM, "vaegmm": mogul.VAEGMM}[method]
+    given = kind(random_state=0).fit(frame.loc[8:, names])
+    alarms = folder / "alarms.csv"
+    assert run(capsys, "detect", "score", out, file, "--alpha", "0.02", "--out", alarms)[0] == 0
+    found = pd.read_csv(alarms)
+    assert np.allclose(found["score"], given.score_samples(frame[names]), rtol=1e-12)
+    # A row of the calibration ties with itself, so that the last bit of its score counts.
+    assert np.allclose(found["p_value"], given.p_values(frame[names]), atol=1.01 / 79, rtol=0)
+    flags = found["outlier"] == 1
+    assert np.array_equal(flags, found["p_value"] <= 0.02)
+    assert flags[:8].sum() >= 6
+    top = given.explain(frame.loc[flags, names]).top(1)
+    assert found.loc[flags, "reason_1"].tolist() == [f"{n} {v:+.1f}" for ((n, v),) in top]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "dagmm"], "'dagmm' is unknown; choose one of mixture, aegmm, vaegmm"),
+        (["--method", "aegmm", "--trim", "0.1"], "are for --method mixture"),
+        (["--method", "vaegmm", "--covariance", "full"], "are for --method mixture"),
+    ],
+)
+def test_methods_and_their_options(table, capsys, options, said):
+    code, out, err = run(capsys, "detect", "fit", table[0], "--columns", "heat,load", *options)
+    assert code == 2
+    assert out == ""
+    assert said in err
+    assert len(err.strip().splitlines()) == 1

@@ -163,9 +163,7 @@ def test_latent_contours_are_energies_of_the_marginal():
         at = path.vertices[:: max(1, len(path.vertices) // 20)]
         density = sum(
             w * multivariate_normal(m @ p, p.T @ c @ p).pdf(at)
-            for w, m, c in zip(
-                *(parts[k] for k in ("weights", "means", "covariances")), strict=True
-            )
+            for w, m, c in zip(*parts, strict=True)
         )
         assert np.allclose(-np.log(density), level, atol=0.02)
 
