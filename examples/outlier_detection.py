@@ -19,7 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 import mogul
-from mogul import MixtureOutlierDetector, plot
+from mogul import AEGMM, MixtureOutlierDetector, plot
 
 
 def main() -> None:
@@ -60,11 +60,19 @@ def main() -> None:
         reasons = ", ".join(f"{name} {nats:+.1f}" for name, nats in told.top(3)[i])
         print(f"bottle {both.index[i]}: {reasons} nats")
 
+    networks = AEGMM(max_epochs=300, random_state=0).fit(train)
+    answer = networks.predict(both, return_instance_score=True)["data"]
+    area = roc_auc_score(new, answer["instance_score"])
+    badly = answer["feature_score"][new == 1].mean(0).argmax()
+    print(f"\nAEGMM: area {area:.3f}; of the strange bottles it reconstructs "
+          f"{table.columns[badly]} worst.")  # fmt: skip
+
     pictures = {
         "scores": plot.outlier_scores(scores, detector.offset_, new),
         "roc": plot.roc(scores, new),
         "precision_recall": plot.precision_recall(scores, new),
         "reasons": plot.contributions(told, int(worst[0])),
+        "latent": plot.latent(networks.latent(both), networks.mixtures_[0], new),
     }
     for name, ax in pictures.items():
         ax.figure.savefig(options.out / f"{name}.png", dpi=120)
