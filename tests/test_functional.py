@@ -155,3 +155,32 @@ print(megabytes("VmHWM") - before)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert float(answer.stdout) < 200
+
+
+# --- shrinkage ------------------------------------------------------------------------------------
+
+
+def test_shrinkage_is_that_of_a_prior_of_so_many_rows():
+    rng = np.random.default_rng(0)
+    z, gamma = rng.normal(size=(40, 3)), rng.dirichlet([1.0, 1.0], size=40)
+    _, mu, cov, factor, log_det = gmm_params(
+        torch.from_numpy(z), torch.from_numpy(gamma), shrinkage=5.0, jitter=1e-3
+    )
+    scatters = [(gamma[:, k, None] * (z - m)).T @ (z - m) for k, m in enumerate(mu.numpy())]
+    prior = 5.0 * np.diag(np.diag(sum(scatters)) / 40)
+    for k, scatter in enumerate(scatters):
+        wanted = (scatter + prior) / (gamma[:, k].sum() + 5.0)
+        assert np.allclose(cov[k].numpy(), wanted, rtol=1e-12)
+        assert np.allclose((factor[k] @ factor[k].T).numpy(), wanted + 1e-3 * np.eye(3))
+        assert float(log_det[k]) == pytest.approx(np.linalg.slogdet(wanted + 1e-3 * np.eye(3))[1])
+
+
+def test_shrinkage_keeps_covariances_of_few_rows_sound():
+    z = torch.randn(6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gamma = torch.full((6, 2), 0.5, dtype=torch.float64)
+    bare = gmm_params(z, gamma)[2]
+    shrunk = gmm_params(z, gamma, shrinkage=14.0)[2]
+    assert torch.linalg.cond(bare).min() > 1e10
+    assert torch.linalg.cond(shrunk).max() < 100
+    with pytest.raises(InputError, match="shrinkage must not be negative"):
+        gmm_params(z, gamma, shrinkage=-1.0)

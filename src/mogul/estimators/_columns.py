@@ -6,10 +6,10 @@ import numpy as np
 
 __all__ = ["column_units"]
 
-_LEAST_INNER = 1e-6
-"""Of the plain standard deviation: below, a column is constant but for a few rows."""
 _CONSTANT = 0.01
 """The unit of a column that is constant, as a share of its value."""
+_ROUNDING = 1e-12
+"""Of its value: a column that spreads less is constant."""
 
 
 def column_units(
@@ -25,11 +25,11 @@ def column_units(
     """
     wide = array.astype(np.float64)
     loc, scale = _moments(wide, weight)
-    constant = scale <= 1e-12 * np.abs(loc)
+    constant = scale <= _ROUNDING * np.abs(loc)
     if clipped:
         low, high = _weighted_quantiles(wide, weight, (clipped, 1 - clipped))
         inner_loc, inner_scale = _moments(wide.clip(low, high), weight)
-        sound = inner_scale > _LEAST_INNER * scale
+        sound = inner_scale > _ROUNDING * np.abs(inner_loc)
         loc, scale = np.where(sound, inner_loc, loc), np.where(sound, inner_scale, scale)
     unit = np.where(loc == 0, 1.0, _CONSTANT * np.abs(loc))
     return loc, np.where(constant, unit, scale)
