@@ -40,9 +40,9 @@ def gmm_params(
         \quad L_k L_k^\top = \Sigma_k + \varepsilon I .
 
     Differentiable in both arguments, to any order; memory grows with N × D, not with N × K × D × D.
-    Sums are taken in float64. A component without members gets a mean and a covariance of zero, and
-    no gradient. Where Σ_k + εI is indefinite by rounding alone, L_k is that of Σ_k plus as much as
-    the rounding needs.
+    Sums are taken in float64. A component without members gets a mean and, without ``shrinkage``, a
+    covariance of zero, and no gradient. Where Σ_k + εI is indefinite by rounding alone, L_k is that
+    of Σ_k plus as much as the rounding needs.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def gmm_params(
     if shrinkage:
         within = torch.diagonal(moment.sum(0)) / count.sum()
         moment = moment + shrinkage * torch.diag(within)
-        divisor = divisor + shrinkage
+        divisor = count + shrinkage
     cov = moment / divisor[:, None, None]
     factor = _factor(cov.new_tensor(jitter), moment, divisor)
     log_det_cov = 2 * factor.log_diagonal().sum(-1)

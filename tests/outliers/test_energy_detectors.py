@@ -11,7 +11,7 @@ from torch import nn
 
 import mogul
 from mogul import AEGMM, VAEGMM
-from mogul.errors import InputError, UnknownNameError
+from mogul.errors import DegenerateFitError, InputError, UnknownNameError
 from mogul.estimators import _energy_detector
 from mogul.nn import AEGMMNetwork, VAEGMMNetwork
 from mogul.nn.energy_training import EnergySettings, energy_loss, latent_mixture, train_energy
@@ -431,6 +431,86 @@ def test_features_are_what_their_formulas_say():
         assert np.allclose(feature(*given)[:, 0].numpy(), wanted[name], rtol=1e-12), name
 
 
+QUICK = {"n_ensemble": 1, "max_epochs": 5, "random_state": 0}
+
+
+@BOTH
+def test_only_the_ratios_of_weights_count(kind):
+    rows = curve(80, 0)
+    weight = np.random.default_rng(1).integers(1, 4, 80).astype(float)
+    fits = [kind(**QUICK).fit(rows, sample_weight=weight * u) for u in (1.0, 1e-3, 1e200)]
+    given = [fit.score(rows) for fit in fits]
+    assert np.allclose(given[0], given[1], rtol=1e-6)
+    assert np.allclose(given[0], given[2], rtol=1e-6)
+
+
+def test_the_number_of_draws_does_not_change_the_prior():
+    torch.manual_seed(0)
+    network = VAEGMMNetwork(4, 2, dtype=torch.float64).eval()
+    x = torch.randn(30, 4, dtype=torch.float64)
+    one, many = (
+        latent_mixture(network, x, noise=torch.zeros(n, network.latent_size).double())
+        for n in (1, 50)
+    )
+    assert torch.allclose(one.covariances, many.covariances, rtol=1e-9)
+
+
+def test_a_heavy_row_counts_by_its_weight_in_training():
+    rows = np.vstack([curve(300, 0), np.full((1, 6), 500.0)])
+    light = AEGMM(**{**QUICK, "max_epochs": 60}).fit(rows)
+    weight = np.r_[np.ones(300), 300.0]
+    heavy = AEGMM(**{**QUICK, "max_epochs": 60}).fit(rows, sample_weight=weight)
+    assert (heavy.feature_score(rows[-1:]) / heavy.feature_score(rows).mean()).mean() < (
+        light.feature_score(rows[-1:]) / light.feature_score(rows).mean()
+    ).mean()
+
+
+def test_repeated_rows_have_the_same_p_value_in_any_batch():
+    rows = np.random.default_rng(0).integers(0, 2, (80, 3)).astype(float)
+    model = AEGMM(**{**QUICK, "n_ensemble": 2}).fit(rows)
+    alone = np.concatenate([model.p_values(row[None]) for row in rows])
+    assert np.array_equal(model.p_values(rows), alone)
+
+
+def test_calibration_rows_have_no_part_in_the_units():
+    rows = curve(100, 0)
+    model = AEGMM(**QUICK).fit(rows)
+    order = np.random.RandomState(0).permutation(100)
+    assert np.allclose(model.loc_, rows[order[20:]].mean(0))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda m: m.set_params(callbacks=[3]).fit(curve(60, 1) * 7),
+        lambda m: m.set_params(encoder_net=nn.Linear(9, 2)).fit(curve(60, 1) * 7),
+        lambda m: m.set_params(calibration_fraction=0.999).fit(curve(60, 1)[:, :3]),
+    ],
+)
+def test_a_failed_fit_leaves_the_last_one(kind, spoilt):
+    model = kind(**QUICK).fit(curve(60, 0))
+    before = model.score(curve(10, 2))
+    with pytest.raises(InputError):
+        spoilt(model)
+    assert np.array_equal(model.score(curve(10, 2)), before)
+
+
+def test_values_at_the_end_of_the_range_are_far():
+    near = curve(60, 0)
+    model = AEGMM(**QUICK).fit(near * 1e-12)
+    far = model.score(np.full((1, 6), 1e300))
+    assert np.isfinite(far).all()
+    assert far > model.score(near * 1e-12).max()
+    huge = AEGMM(**QUICK).fit(near * 1e160)
+    assert np.allclose(huge.score(near * 1e160), AEGMM(**QUICK).fit(near).score(near), rtol=1e-6)
+
+
+def test_an_encoder_without_layers_is_taken():
+    model = AEGMM(encoder_net=nn.Sequential(), **QUICK).fit(curve(60, 0))
+    assert model.networks_[0].latent_size == 6
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "said"),
     [
@@ -438,6 +518,28 @@ def test_features_are_what_their_formulas_say():
         (lambda m: m.score([[np.nan] * 6]), InputError, "NaN"),
         (lambda m: m.predict(curve(3, 0), 1.5), InputError, "alpha must lie strictly"),
         (lambda m: m.predict(curve(3, 0), 1e-6), InputError, "calibration rows"),
+        (lambda m: type(m)(hidden=(1.5,)).fit(curve(50, 0)), InputError, "A width of hidden"),
+        (
+            lambda m: type(m)(encoder_net=nn.Linear).fit(curve(50, 0)),
+            InputError,
+            "that was to make",
+        ),
+        (lambda m: type(m)(encoder_net=lambda d: None).fit(curve(50, 0)), InputError, "NoneType"),
+        (
+            lambda m: type(m)(recon_features=lambda x, r: x.sum(1)).fit(curve(50, 0)),
+            InputError,
+            r"gives \(2,\) for 2 rows",
+        ),
+        (
+            lambda m: type(m)(recon_features=lambda x: x).fit(curve(50, 0)),
+            InputError,
+            "reconstruction feature failed",
+        ),
+        (
+            lambda m: type(m)(w_energy=1e308, w_cov_diag=1e308, **QUICK).fit(curve(50, 0)),
+            DegenerateFitError,
+            "No step of the training",
+        ),
         (lambda m: m.detect(curve(3, 0), fdr=0), InputError, "fdr must lie strictly"),
         (lambda m: m.infer_threshold(curve(3, 0), 101), InputError, "between 0 and 100"),
         (lambda m: m.latent(curve(3, 0), 9), InputError, "member must be below 2"),

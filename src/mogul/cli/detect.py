@@ -165,11 +165,13 @@ def _found(model: Detector, lapse: float) -> list[tuple[str, str]]:
             ("chosen from", f"{count} form{'s' * (count != 1)}, {lapse:.1f} s"),
             ("held out", f"{best} nats a row, standardised"),
         ]
-    count, last = len(model.networks_), model.history_[-1]
+    count = len(model.networks_)
+    epochs = model.history_[-1].epoch if model.history_ else 0
+    loss = f", loss {number(model.history_[-1].loss)} nats a row" if epochs else ""
     size = model.networks_[0].latent_size
     return [
         ("networks", f"{count}, each of {size} latent number{'s' * (size != 1)}, {lapse:.1f} s"),
-        ("training", f"{last.epoch} epochs, loss {number(last.loss)} nats a row"),
+        ("training", f"{epochs} epochs{loss}"),
         ("held out", f"{model.n_calibration_} rows, for the calibration"),
     ]
 

@@ -15,6 +15,8 @@ from mogul.errors import InputError
 
 __all__ = ["CalibratedOutliers"]
 
+_ROUNDING = 1e-9
+"""Scores that differ by less, relatively, are ties: the last bits of a sum depend on the batch."""
 _AUTO_LEVEL = 0.01
 """The share of ordinary rows below the threshold when contamination is "auto"."""
 
@@ -39,6 +41,7 @@ class CalibratedOutliers(OutlierMixin):
     @property
     def n_calibration_(self) -> int:
         """The number of calibration scores."""
+        check_is_fitted(self, "offset_")
         return sum(map(len, self.calibration_scores_))
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -80,7 +83,9 @@ class CalibratedOutliers(OutlierMixin):
         :func:`mogul.conformal.cross_conformal_p_values`.
         """
         check_is_fitted(self, "offset_")
-        return cross_conformal_p_values(self._fold_scores(X), self.calibration_scores_)
+        scores = self._fold_scores(X)
+        tied = scores + _ROUNDING * np.maximum(1.0, np.abs(scores))
+        return cross_conformal_p_values(tied, self.calibration_scores_)
 
     def detect(self, X: Any, fdr: float = 0.05) -> np.ndarray:
         """The outliers in X such that on average at most a share ``fdr`` of them is ordinary.

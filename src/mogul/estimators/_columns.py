@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["column_units"]
+__all__ = ["column_units", "in_units"]
 
 _CONSTANT = 0.01
 """The unit of a column that is constant, as a share of its value."""
+_FARTHEST = 1e150
 _ROUNDING = 1e-12
 """Of its value: a column that spreads less is constant."""
 
@@ -35,9 +36,18 @@ def column_units(
     return loc, np.where(constant, unit, scale)
 
 
+def in_units(array: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Rows in float64, less ``loc``, divided by ``scale``; no further out than can be squared."""
+    with np.errstate(over="ignore"):
+        return ((array.astype(np.float64) - loc) / scale).clip(-_FARTHEST, _FARTHEST)
+
+
 def _moments(array: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    loc = np.average(array, axis=0, weights=weight)
-    return loc, np.sqrt(np.average((array - loc) ** 2, axis=0, weights=weight))
+    largest = np.maximum(np.abs(array).max(axis=0), np.finfo(np.float64).tiny)  # squares overflow
+    parts = array / largest
+    loc = np.average(parts, axis=0, weights=weight)
+    scale = np.sqrt(np.average((parts - loc) ** 2, axis=0, weights=weight))
+    return loc * largest, scale * largest
 
 
 def _weighted_quantiles(

@@ -21,7 +21,7 @@ from mogul._progress import ProgressLine
 from mogul._warn import warn
 from mogul.errors import InputError
 from mogul.estimators._alarms import CalibratedOutliers
-from mogul.estimators._columns import column_units
+from mogul.estimators._columns import column_units, in_units
 from mogul.estimators._inputs import (
     check_sample_weight,
     drawn_seed,
@@ -36,6 +36,7 @@ from mogul.estimators._state import (
     is_plain,
     network_tensors,
     settings_to_state,
+    unchanged_on_error,
 )
 from mogul.explanation import Explanation, feature_orders, path_contributions
 from mogul.mixture import Mixture
@@ -84,7 +85,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         "w_cov_diag": [Interval(Real, 0.0, None, closed="left")],
         "jitter": [Interval(Real, 0.0, None, closed="neither")],
         "noise": [Interval(Real, 0.0, None, closed="left")],
-        "recon_scale": [StrOptions({"auto"}), Interval(Real, 0.0, None, closed="neither")],
+        "recon_scale": [StrOptions({"auto"}), Interval(Real, 1e-6, 1e6, closed="both")],
         "n_ensemble": [Interval(Integral, 1, None, closed="left")],
         "calibration_fraction": [Interval(Real, 0.0, 1.0, closed="neither")],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0.0, 0.5, closed="right")],
@@ -147,6 +148,18 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         ConvergenceWarning
             When the training was stopped before its end.
         """
+        with unchanged_on_error(self):
+            interrupted = self._fit(X, sample_weight)
+        if interrupted:
+            warn(
+                f"The training was stopped early, in network {len(self.networks_)} of "
+                f"{self.n_ensemble}; the networks are as they were then.",
+                ConvergenceWarning,
+            )
+        return self
+
+    def _fit(self, X: Any, sample_weight: Any) -> bool:
+        """Whether the user stopped it."""
         array = validated(self, X, reset=True, min_samples=2)
         weight = check_sample_weight(sample_weight, len(array))
         if weight is not None and not weight.all():
@@ -159,24 +172,22 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
             )
         device = named_device(self.device)
         rng = check_random_state(self.random_state)
-        self.loc_, self.scale_ = column_units(array, weight)
-        values = self._standardised(array, device)
-        counts = None if weight is None else torch.from_numpy(weight).to(device)
-        order = torch.from_numpy(rng.permutation(len(array))).to(device)
-        held, seen = order[:n_held], order[n_held:]
-        self._reference = values[seen[:_REFERENCE_ROWS]]
-        settings = self._settings(len(seen))
-        some = None if counts is None else counts[seen]
-        interrupted = self._train(values[seen], some, settings, rng)
-        self.calibration_scores_ = [-self._energies(values[held]).cpu().numpy()]
-        self._set_offset(-self._energies(values).cpu().numpy())
-        if interrupted:
-            warn(
-                f"The training was stopped early, in network {len(self.networks_)} of "
-                f"{self.n_ensemble}; the networks are as they were then.",
-                ConvergenceWarning,
-            )
-        return self
+        order = rng.permutation(len(array))
+        held, seen = array[order[:n_held]], array[order[n_held:]]
+        counts = None
+        if weight is not None:
+            weight = weight[order[n_held:]] / weight[order[n_held:]].max()
+            counts = torch.from_numpy(weight / weight.mean()).to(device)
+        self.loc_, self.scale_ = column_units(seen, weight)
+        values, unseen = self._standardised(seen, device), self._standardised(held, device)
+        self._reference = values[:_REFERENCE_ROWS].clone()
+        interrupted = self._train(values, counts, self._settings(len(seen)), rng)
+        self.calibration_scores_ = [-self._energies(unseen).cpu().numpy()]
+        if isinstance(self.contamination, str):
+            self._set_offset()
+        else:
+            self._set_offset(-self._energies(torch.cat([values, unseen])).cpu().numpy())
+        return interrupted
 
     def _settings(self, n_rows: int) -> EnergySettings:
         size = self.batch_size
@@ -205,7 +216,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         wide = {"device": device, "dtype": torch.float64}
         given = (self.encoder_net, self.decoder_net, self.gmm_density_net)
         with torch.random.fork_rng(devices=[]):  # layers draw from torch's own generator
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             encoder, decoder, density = (redrawn(net, n_features) for net in given)
             return self._network_class(
                 n_features,
@@ -280,7 +291,8 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
     def score(self, X: Any, y: Any = None) -> np.ndarray:
         """The energy of each row, (N,), in nats: higher is stranger.
 
-        What this family of detectors calls its score; the mean over the networks.
+        What this family of detectors calls its score; the mean over the networks. A search over
+        settings needs one number instead: give it a ``scoring`` of its own.
 
         Parameters
         ----------
@@ -317,12 +329,13 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         """Rows in standard deviations, with their tails drawn in: asinh is x near zero and grows
         as a logarithm, so that a few far values do not rule a sum of squares.
         """
-        values = np.arcsinh((array.astype(np.float64) - self.loc_) / self.scale_)
+        values = np.arcsinh(in_units(array, self.loc_, self.scale_))
         return torch.from_numpy(values).to(device)
 
     @property
     def threshold_(self) -> float:
         """The energy above which rows are outliers."""
+        check_is_fitted(self, "offset_")
         return -self.offset_
 
     def predict(
@@ -431,7 +444,8 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
     def latent(self, X: Any, member: int = 0) -> np.ndarray:
         """Latent coordinates and reconstruction features of each row, (N, L + F).
 
-        Those of which ``mixtures_[member]`` is the mixture.
+        Those of which ``mixtures_[member]`` is the mixture. VAEGMM draws them, with the noise that
+        rows are scored with, taken in turn.
 
         Parameters
         ----------
@@ -439,12 +453,15 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         member : int, default 0
             Of the ensemble.
         """
-        parts = list(self._in_parts(X))
+        values = torch.cat(list(self._in_parts(X)))
         if check_count(member, "member", 0) >= len(self.networks_):
             raise InputError(
                 f"member must be below {len(self.networks_)}, the number of networks; got {member}."
             )
-        return torch.cat([self.networks_[member](part).z for part in parts]).cpu().numpy()
+        noise = self._draws
+        if noise is not None:
+            noise = noise[torch.arange(len(values)) % len(noise)]
+        return self.networks_[member](values, noise).z.cpu().numpy()
 
     # --- files --------------------------------------------------------------------------------
 

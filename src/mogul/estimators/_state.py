@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -16,9 +17,22 @@ __all__ = [
     "network_tensors",
     "settings_from_state",
     "settings_to_state",
+    "unchanged_on_error",
 ]
 
 _KIND = "$kind"
+
+
+@contextmanager
+def unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """What fails inside leaves the estimator as it was: fitted before, it stays so."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def is_plain(value: Any) -> bool:

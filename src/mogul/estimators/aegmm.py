@@ -50,7 +50,8 @@ class AEGMM(EnergyDetector):
     encoder_net, decoder_net, gmm_density_net : nn.Module or callable, optional
         In the place of the default networks: modules from (N, D) to (N, L), from (N, L) to (N, D)
         and from (N, L + F) to memberships (N, K), the rows of a softmax. Each network of the
-        ensemble gets a copy with parameters drawn anew. Or functions of D that make such modules.
+        ensemble gets a copy whose layers are drawn anew by their ``reset_parameters``. Or functions
+        of D that make such modules, for those that draw otherwise.
     w_energy : float, default 0.1
         The weight of the energy.
     w_cov_diag : float, default 0.005
@@ -69,7 +70,7 @@ class AEGMM(EnergyDetector):
         The share of the rows that no network sees, by which alarms are calibrated.
     contamination : "auto" or float, default "auto"
         Where ``predict`` draws the line: "auto" above the energies of 99 % of held-out rows; a
-        number above those of the others than this share of the training rows.
+        number above those of all but this share of the rows that ``fit`` was given.
     max_epochs : "auto" or int, default "auto"
         Passes over the rows: as many as make 2000 steps, from 10 to 1000. Zero leaves the networks
         as they are drawn, as a control.

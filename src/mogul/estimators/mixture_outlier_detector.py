@@ -22,10 +22,10 @@ from mogul.covariances import STRUCTURES
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError
 from mogul.estimators._alarms import CalibratedOutliers
-from mogul.estimators._columns import column_units
+from mogul.estimators._columns import column_units, in_units
 from mogul.estimators._inputs import check_sample_weight, drawn_seed, validated
 from mogul.estimators._progress import checked_callbacks
-from mogul.estimators._state import is_plain
+from mogul.estimators._state import is_plain, unchanged_on_error
 from mogul.explanation import Explanation, energy_contributions, feature_orders
 from mogul.infer.em import stack
 from mogul.infer.held_out import CrossFit, Form, cross_fit, search_forms
@@ -199,22 +199,25 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         InputError
             For rows, weights or settings that cannot be used.
         """
-        array = validated(self, X, reset=True, min_samples=2)
-        weight = check_sample_weight(sample_weight, len(array))
-        if weight is not None and not weight.all():
-            array, weight = array[weight > 0], weight[weight > 0]
-        if len(array) < 2:
-            raise InputError("Only one row has a positive weight; at least two are needed.")
-        rng = check_random_state(self.random_state)
-        self.loc_, self.scale_ = column_units(array, weight, float(self.trim))
-        values = torch.from_numpy(self._standardised(array))
-        rows = Rows(values, None if weight is None else torch.from_numpy(weight))
-        chosen = self._chosen(rows, rng)
-        self._adopt(chosen)
-        self._stats: list[Stats] = []
-        self.n_seen_, self.n_streamed_ = rows.total_weight, 0
-        self._reference = values[torch.from_numpy(rng.permutation(len(values))[:_REFERENCE_ROWS])]
-        self._set_offset(self._mean_score(values).numpy() - self._log_units())
+        with unchanged_on_error(self):
+            array = validated(self, X, reset=True, min_samples=2)
+            weight = check_sample_weight(sample_weight, len(array))
+            if weight is not None and not weight.all():
+                array, weight = array[weight > 0], weight[weight > 0]
+            if len(array) < 2:
+                raise InputError("Only one row has a positive weight; at least two are needed.")
+            rng = check_random_state(self.random_state)
+            self.loc_, self.scale_ = column_units(array, weight, float(self.trim))
+            values = torch.from_numpy(self._standardised(array))
+            rows = Rows(values, None if weight is None else torch.from_numpy(weight))
+            chosen = self._chosen(rows, rng)
+            self._adopt(chosen)
+            self._stats: list[Stats] = []
+            self.n_seen_, self.n_streamed_ = rows.total_weight, 0
+            self._reference = values[
+                torch.from_numpy(rng.permutation(len(values))[:_REFERENCE_ROWS])
+            ]
+            self._set_offset(self._mean_score(values).numpy() - self._log_units())
         return self
 
     def _chosen(self, rows: Rows, rng: RandomState) -> CrossFit:
@@ -372,7 +375,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             yield torch.from_numpy(self._standardised(array[at : at + _ROWS_TOGETHER]))
 
     def _standardised(self, array: np.ndarray) -> np.ndarray:
-        return (array.astype(np.float64) - self.loc_) / self.scale_
+        return in_units(array, self.loc_, self.scale_)
 
     def _log_units(self) -> float:
         """What a log-density of standardised rows has more than one of rows."""

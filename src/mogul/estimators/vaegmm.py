@@ -27,7 +27,8 @@ class VAEGMM(EnergyDetector):
     .. math::
         -w_R \overline{\log \mathcal N(x \mid \hat x, \sigma^2 I)}
         + \beta\, \overline{\operatorname{KL}(q(c \mid x) \,\|\, \mathcal N(0, I))}
-        + w_E\, \overline{E(z)} + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd} .
+        + \tfrac{3}{L + F} \Bigl( w_E\, \overline{E(z)}
+        + w_\Sigma \sum_{kd} 1 / \Sigma_{kdd} \Bigr) .
 
     A row is scored by its mean energy over a few draws of c, made with the same noise for every
     row, so that its score is always the same.
@@ -45,7 +46,7 @@ class VAEGMM(EnergyDetector):
     w_recon : float, default 1.0
         The weight of the log-likelihood.
     beta : float, default 1.0
-        The weight of the divergence.
+        The weight of the divergence, to which it rises over the first 30 % of the steps.
     samples : int, default 10
         Draws of c for each row that is scored; in pairs of opposite noise.
     jitter : float, default 1e-6

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mogul._checks import check_count
 from mogul.errors import InputError
 from mogul.nn.mlp import MLP
-from mogul.nn.reconstruction import recon_feature
+from mogul.nn.reconstruction import ReconFeature, as_list, recon_feature
 
 __all__ = ["AEGMMNetwork", "EnergyOutputs", "VAEGMMNetwork"]
 
@@ -115,64 +115,72 @@ class AEGMMNetwork(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        options = {"device": device, "dtype": dtype}
         d = self.in_features = check_count(in_features, "in_features")
         k = self.n_components = check_count(n_components, "n_components")
-        if latent_size is None:
-            latent_size = min(_MOST_LATENT, -(-d // 2))
-        size = check_count(latent_size, "latent_size")
-        widths = _default_widths(d) if hidden is None else [int(width) for width in hidden]
+        size = min(_MOST_LATENT, -(-d // 2)) if latent_size is None else latent_size
+        size = check_count(size, "latent_size")
+        widths = _default_widths(d)
+        if hidden is not None:
+            widths = [check_count(width, "A width of hidden") for width in hidden]
         self._features = recon_feature(recon_features)
-        nets = (encoder_net, decoder_net, gmm_density_net)
-        several = isinstance(recon_features, Sequence) and not isinstance(recon_features, str)
-        names = list(recon_features) if several else [recon_features]
-        named = all(isinstance(name, str) for name in names)
+        names = as_list(recon_features)
+        own = (encoder_net, decoder_net, gmm_density_net)
         self.form: dict[str, Any] | None = None
-        if named and all(net is None for net in nets):
+        if all(isinstance(name, str) for name in names) and all(net is None for net in own):
             self.form = {
                 "in_features": d,
                 "n_components": k,
                 "latent_size": size,
                 "hidden": widths,
                 "activation": activation,
-                "recon_features": names,
+                "recon_features": [str(name) for name in names],
             }
-        x = torch.zeros(_TRIAL_ROWS, d, **options)
-        encoder = encoder_net or self._default_encoder(d, widths, activation, size)
-        self.encoder = encoder.to(**options)
-        self.latent_size = self._latent_size(_tried(self.encoder, x, "encoder_net"), size, options)
+        # Built on the CPU, whose generator is the one that a seed was given to.
+        x = torch.zeros(_TRIAL_ROWS, d, dtype=dtype)
+        if encoder_net is None:
+            encoder_net = self._default_encoder(d, widths, activation, size)
+        self.encoder = encoder_net.to("cpu", dtype)
+        code = _tried(self.encoder, x, "encoder_net")
+        self.latent_size = self._latent_size(code, size, latent_size is not None)
         code = x.new_zeros(_TRIAL_ROWS, self.latent_size)
-        back = [self.latent_size, *reversed(widths)]
-        self.decoder = (decoder_net or _layers(back, activation, d)).to(**options)
+        if decoder_net is None:
+            decoder_net = _layers([self.latent_size, *reversed(widths)], activation, d)
+        self.decoder = decoder_net.to("cpu", dtype)
         recon = _tried(self.decoder, code, "decoder_net", d)
         z = torch.cat([code, self.recon_features(x, recon)], -1)
         self.z_size = z.shape[-1]
-        self.norm = nn.BatchNorm1d(self.z_size, affine=False, **options)
+        self.norm = nn.BatchNorm1d(self.z_size, affine=False)
         if gmm_density_net is None:
             layers = _layers([self.z_size, *_DENSITY_HIDDEN], "tanh", k)
             gmm_density_net = nn.Sequential(*layers, nn.Softmax(-1))
-        self.density = gmm_density_net.to(**options)
+        self.density = gmm_density_net.to("cpu", dtype)
         gamma = _tried(self.density, z, "gmm_density_net", k)
         if bool((gamma < 0).any()) or bool(((gamma.sum(-1) - 1).abs() > _ROUNDING).any()):
             raise InputError(
                 "gmm_density_net must give memberships, which are not negative and sum to one in "
                 "each row; end it in nn.Softmax(-1)."
             )
+        self.to(device, dtype)
 
     def _default_encoder(
         self, n_features: int, widths: list[int], activation: str, latent_size: int
     ) -> nn.Module:
         return _layers([n_features, *widths], activation, latent_size)
 
-    def _latent_size(self, code: Tensor, latent_size: int, options: dict[str, Any]) -> int:
+    def _latent_size(self, code: Tensor, latent_size: int, asked: bool) -> int:
         """The size of the latent rows, given what the encoder gives."""
+        if asked and code.shape[-1] != latent_size:
+            raise InputError(
+                f"encoder_net gives {code.shape[-1]} numbers a row and latent_size is "
+                f"{latent_size}; leave latent_size out or let them agree."
+            )
         return code.shape[-1]
 
     def recon_features(self, x: Tensor, recon: Tensor) -> Tensor:
         """(N, D) and (N, D) to (N, F)."""
         if not self._features:
             return x.new_zeros(len(x), 0)
-        return torch.cat([feature(x, recon) for feature in self._features], -1)
+        return torch.cat([_feature(f, x, recon) for f in self._features], -1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latent coordinates, (N, D) to (N, L)."""
@@ -235,9 +243,9 @@ class VAEGMMNetwork(AEGMMNetwork):
     ) -> nn.Module:
         return MLP(n_features, widths, activation)
 
-    def _latent_size(self, code: Tensor, latent_size: int, options: dict[str, Any]) -> int:
-        self.to_mean = nn.Linear(code.shape[-1], latent_size, **options)
-        self.to_log_variance = nn.Linear(code.shape[-1], latent_size, **options)
+    def _latent_size(self, code: Tensor, latent_size: int, asked: bool) -> int:
+        self.to_mean = nn.Linear(code.shape[-1], latent_size, dtype=code.dtype)
+        self.to_log_variance = nn.Linear(code.shape[-1], latent_size, dtype=code.dtype)
         return latent_size
 
     def encode(self, x: Tensor) -> Tensor:
@@ -271,15 +279,30 @@ def _layers(widths: list[int], activation: str, out: int) -> nn.Sequential:
     return nn.Sequential(body, nn.Linear(body.out_features, out))
 
 
+def _feature(feature: ReconFeature, x: Tensor, recon: Tensor) -> Tensor:
+    try:
+        found = feature(x, recon)
+    except Exception as error:
+        raise InputError(f"A reconstruction feature failed: {_said(error)}.") from error
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x):
+        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"A reconstruction feature gives {given} for {len(x)} rows; expected a tensor of shape "
+            f"({len(x)}, F)."
+        )
+    return found.to(x)
+
+
 def _tried(net: nn.Module, rows: Tensor, name: str, width: int | None = None) -> Tensor:
     """What a network gives for some rows, which shows whether its shapes fit."""
     was = net.training
     try:
         with torch.no_grad():
             found = net.eval()(rows)
-    except (RuntimeError, ValueError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{name} cannot take rows of {rows.shape[-1]} numbers: {said}.") from error
+    except Exception as error:  # whatever a module of one's own may raise
+        raise InputError(
+            f"{name} cannot take rows of {rows.shape[-1]} numbers: {_said(error)}."
+        ) from error
     finally:
         net.train(was)
     right = isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(rows)
@@ -290,4 +313,13 @@ def _tried(net: nn.Module, rows: Tensor, name: str, width: int | None = None) ->
             f"{name} gives {given} for rows of shape {tuple(rows.shape)}; expected "
             f"({len(rows)}, {wanted})."
         )
+    if found.dtype != rows.dtype:
+        raise InputError(
+            f"{name} gives {found.dtype} for rows of {rows.dtype}; it must keep their type."
+        )
     return found
+
+
+def _said(error: Exception) -> str:
+    """The message of an error on one line, without the stop that a sentence gets."""
+    return " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")

@@ -222,12 +222,17 @@ def train_energy(
     interrupted = False
     if not settings.max_epochs:
         return EnergyResult(history)
-    parameters = list(network.parameters())
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if not parameters:
+        return EnergyResult(history)
     work = settings.batch_size * max(p.numel() for p in parameters)
     own = [x.device] if x.device.type == "cuda" else []
     run = _Run(network, x, weight, settings, generator)
     with one_thread_if_small(work), torch.random.fork_rng(devices=own):
-        torch.manual_seed(generator.initial_seed())
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if own:
+            with torch.cuda.device(x.device):
+                torch.cuda.manual_seed(generator.initial_seed())
         network.train()
         try:
             for epoch in range(1, settings.max_epochs + 1):
@@ -238,6 +243,11 @@ def train_energy(
         except KeyboardInterrupt:
             interrupted = True
     network.eval()
+    if history and run.n_skipped == run.step:
+        raise DegenerateFitError(
+            "No step of the training had a finite gradient; smaller w_energy and w_cov_diag or "
+            "another recon_scale may help."
+        )
     return EnergyResult(history, interrupted)
 
 
@@ -253,7 +263,8 @@ class _Run:
         generator: torch.Generator,
     ):
         self.network, self.x, self.settings, self.generator = network, x, settings, generator
-        self.weight = weight
+        self.weight = None if weight is None else weight / weight.mean()
+        self.n_skipped = 0
         self.n_batches = max(1, len(x) // settings.batch_size)
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = Adam(self.parameters, lr=settings.learning_rate, fused=True)
@@ -272,7 +283,6 @@ class _Run:
         x, weight, noise, seen = self.x[places], None, None, None
         if self.weight is not None:
             weight = self.weight[places]
-            weight = weight / weight.mean()
         if self.network.variational:
             noise = self._drawn(len(x), self.network.latent_size)
         if self.settings.noise:
@@ -286,6 +296,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _MOST_NORM)
         if bool(torch.isfinite(norm)):  # a step into nowhere is not made
             self.optimizer.step()
+        else:
+            self.n_skipped += 1
         self.step += 1
         return torch.stack([part.detach() for part in loss])
 
@@ -316,8 +328,9 @@ def latent_mixture(
         In evaluation mode.
     x : Tensor, shape (N, D)
     weight : Tensor, shape (N,), optional
+        Of each row; all of them together count as N rows.
     noise : Tensor, shape (S, L), optional
-        Every row counts with each of these draws.
+        Every row counts with each of these draws, by 1 / S.
     jitter : float, default 1e-6
         Added to variances.
 
@@ -331,11 +344,16 @@ def latent_mixture(
     DegenerateFitError
         When there is no such mixture, as of latent rows that are not finite.
     """
+    if weight is not None:
+        weight = weight / weight.mean()
+    draws = [None] if noise is None else list(noise)
     stats = None
     for part, given in _parts(x, weight):
-        for draw in [None] if noise is None else noise:
+        for draw in draws:
             outputs = network(part, draw)
-            gamma = outputs.gamma if given is None else outputs.gamma * given.unsqueeze(-1)
+            gamma = outputs.gamma / len(draws)
+            if given is not None:
+                gamma = gamma * given.unsqueeze(-1)
             if stats is None:
                 origin = outputs.z.double().mean(0).expand(gamma.shape[-1], -1).contiguous()
                 new = _collected(outputs.z.double(), gamma.double(), origin)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from mogul.errors import InputError, UnknownNameError
 
-__all__ = ["RECON_FEATURES", "ReconFeature", "cosine", "error", "recon_feature", "relative"]
+__all__ = [
+    "RECON_FEATURES",
+    "ReconFeature",
+    "as_list",
+    "cosine",
+    "error",
+    "recon_feature",
+    "relative",
+]
 
 ReconFeature = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,9 +97,8 @@ def recon_feature(chosen: str | ReconFeature | Sequence[str | ReconFeature]) -> 
     UnknownNameError, InputError
         For what is neither.
     """
-    several = [chosen] if isinstance(chosen, str) or callable(chosen) else list(chosen)
     found = []
-    for one in several:
+    for one in as_list(chosen):
         if isinstance(one, str) and one not in RECON_FEATURES:
             raise UnknownNameError(
                 f"The reconstruction feature {one!r} is unknown; choose from "
@@ -103,6 +111,11 @@ def recon_feature(chosen: str | ReconFeature | Sequence[str | ReconFeature]) -> 
             )
         found.append(function)
     return found
+
+
+def as_list(chosen: Any) -> list[Any]:
+    """One name or function as a list of it."""
+    return [chosen] if isinstance(chosen, str) or callable(chosen) else list(chosen)
 
 
 def _length(rows: Tensor, least: float) -> Tensor:
