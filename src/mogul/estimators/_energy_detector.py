@@ -321,7 +321,7 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
     def _in_parts(self, X: Any) -> Iterator[Tensor]:
         check_is_fitted(self, "offset_")
         array = validated(self, X, reset=False)
-        device = next(self.networks_[0].parameters()).device
+        device = self._reference.device
         for at in range(0, len(array), _ROWS_TOGETHER):
             yield self._standardised(array[at : at + _ROWS_TOGETHER], device)
 
