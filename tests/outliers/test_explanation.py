@@ -9,7 +9,12 @@ import torch
 
 from mogul import Mixture
 from mogul.errors import InputError
-from mogul.explanation import Explanation, energy_contributions, feature_orders
+from mogul.explanation import (
+    Explanation,
+    energy_contributions,
+    feature_orders,
+    path_contributions,
+)
 
 
 def mixture_of(kind: str, d: int, k: int = 3, seed: int = 0) -> Mixture:
@@ -121,3 +126,30 @@ def test_shapes_that_do_not_fit_are_refused():
         energy_contributions(mixture_of("full", 3), rows_of(2, 4))
     with pytest.raises(InputError, match="n must be a whole number"):
         Explanation(np.zeros((1, 2)), ("a", "b")).top(0)
+
+
+def test_contributions_along_all_paths_are_shapley_values():
+    """By the sum over subsets, of an energy in which features act together."""
+    x, start = torch.tensor([2.0, -1.0, 3.0]).double(), torch.tensor([0.5, 1.0, -1.0]).double()
+
+    def energy(rows: torch.Tensor) -> torch.Tensor:
+        a, b, c = rows.T
+        return a * b * c + a**2 * c - b.exp()
+
+    def of(present: tuple[int, ...]) -> float:
+        row = start.clone()
+        row[list(present)] = x[list(present)]
+        return float(energy(row[None]))
+
+    wanted = []
+    for j in range(3):
+        others = [i for i in range(3) if i != j]
+        terms = [
+            factorial(n) * factorial(2 - n) / factorial(3) * (of((*some, j)) - of(some))
+            for n in range(3)
+            for some in combinations(others, n)
+        ]
+        wanted.append(sum(terms))
+    orders = torch.tensor(list(permutations(range(3))))
+    found = path_contributions(energy, x[None], start.expand(6, 3), orders)
+    assert np.allclose(found[0].numpy(), wanted, rtol=1e-12)

@@ -30,6 +30,7 @@ class CalibratedOutliers(OutlierMixin):
 
     contamination: Any
     offset_: float
+    n_features_in_: int
     calibration_scores_: list[np.ndarray]
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -37,6 +38,13 @@ class CalibratedOutliers(OutlierMixin):
 
     def _fold_scores(self, X: Any) -> np.ndarray:
         raise NotImplementedError
+
+    def _names(self) -> tuple[str, ...]:
+        """What reasons call the features: as the table did, or x0, x1, ..."""
+        given = getattr(self, "feature_names_in_", None)
+        if given is None:
+            return tuple(f"x{j}" for j in range(self.n_features_in_))
+        return tuple(str(name) for name in given)
 
     @property
     def n_calibration_(self) -> int:

@@ -428,17 +428,12 @@ class EnergyDetector(CalibratedOutliers, BaseEstimator):
         Explanation
         """
         count = check_count(n_orders, "n_orders")
-        names = getattr(self, "feature_names_in_", None)
         parts = list(self._in_parts(X))
-        d = self.n_features_in_
-        orders = feature_orders(d, count)
+        orders = feature_orders(self.n_features_in_, count)
         orders = orders[torch.arange(max(count, len(orders))) % len(orders)]
         reference = self._reference[torch.arange(len(orders)) % len(self._reference)]
-
         found = [path_contributions(self._energies, part, reference, orders) for part in parts]
-        if names is None:
-            names = [f"x{j}" for j in range(d)]
-        return Explanation(torch.cat(found).cpu().numpy(), tuple(str(name) for name in names))
+        return Explanation(torch.cat(found).cpu().numpy(), self._names())
 
     @torch.no_grad()
     def latent(self, X: Any, member: int = 0) -> np.ndarray:

@@ -409,12 +409,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             usual = energy_contributions(mixture, self._reference, orders)
             self._baseline[count] = usual.mean(0).numpy()
         found = [energy_contributions(mixture, part, orders).numpy() for part in parts]
-        names = getattr(self, "feature_names_in_", None)
-        if names is None:
-            names = [f"x{j}" for j in range(mixture.n_features)]
-        return Explanation(
-            np.concatenate(found) - self._baseline[count], tuple(str(name) for name in names)
-        )
+        return Explanation(np.concatenate(found) - self._baseline[count], self._names())
 
     # --- files --------------------------------------------------------------------------------
 

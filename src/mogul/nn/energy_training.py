@@ -347,19 +347,18 @@ def latent_mixture(
     if weight is not None:
         weight = weight / weight.mean()
     draws = [None] if noise is None else list(noise)
-    stats = None
+    origin = stats = None
     for part, given in _parts(x, weight):
         for draw in draws:
             outputs = network(part, draw)
             gamma = outputs.gamma / len(draws)
             if given is not None:
                 gamma = gamma * given.unsqueeze(-1)
-            if stats is None:
-                origin = outputs.z.double().mean(0).expand(gamma.shape[-1], -1).contiguous()
-                new = _collected(outputs.z.double(), gamma.double(), origin)
-                stats = new
-            else:
-                stats = stats + _collected(outputs.z.double(), gamma.double(), stats.origin)
+            z = outputs.z.double()
+            if origin is None:
+                origin = z.mean(0).expand(gamma.shape[-1], -1).contiguous()
+            new = _collected(z, gamma.double(), origin)
+            stats = new if stats is None else stats + new
     assert stats is not None
     floor = jitter
     for _ in range(_ATTEMPTS):

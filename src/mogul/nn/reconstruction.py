@@ -30,9 +30,12 @@ _EXACT = 1e-3
 def relative(x: Tensor, recon: Tensor) -> Tensor:
     r"""The distance from a row to its reconstruction, relative to the length of the row.
 
-    .. math:: \lVert x - \hat x \rVert / \sqrt{\lVert x \rVert^2 + D s^2}, \quad s = 0.1
+    .. math::
+        \sqrt{\lVert x - \hat x \rVert^2 + 10^{-6} D} \Big/ \sqrt{\lVert x \rVert^2 + D s^2},
+        \quad s = 0.1
 
-    A standardised row at its mean has length zero: s keeps what is divided by above zero.
+    A standardised row at its mean has length zero: s keeps what is divided by above zero. The small
+    number under the other root gives an exact reconstruction a gradient.
 
     Parameters
     ----------
