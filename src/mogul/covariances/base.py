@@ -358,6 +358,15 @@ class Covariance(ABC):
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """What the quadratic form needs of rows x, (D, S) to (*batch or (), F, S)."""
 
+    @staticmethod
+    @abstractmethod
+    def feature_pairs(n_features: int) -> list[tuple[int, int]]:
+        """Which two columns each of :meth:`features` is the product of, for compiled kernels.
+
+        Column D is one and column D + 1 the sum of all columns' squares. Empty where features are
+        not shared: then they are the squares of the whitened columns.
+        """
+
     @abstractmethod
     def precision_diagonal(self) -> Tensor:
         """The diagonals of the Λ_k, (*batch, K, D)."""

@@ -125,6 +125,10 @@ class DiagCovariance(Covariance):
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.square(x, out=out)
 
+    @staticmethod
+    def feature_pairs(n_features: int) -> list[tuple[int, int]]:
+        return [(i, i) for i in range(n_features)]
+
     def precision_diagonal(self) -> Tensor:
         return self.precisions()
 

@@ -161,6 +161,10 @@ class FullCovariance(Covariance):
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         return pair_products(x, out)
 
+    @staticmethod
+    def feature_pairs(n_features: int) -> list[tuple[int, int]]:
+        return [(i, j) for i in range(n_features) for j in range(i + 1)]
+
     def precision_diagonal(self) -> Tensor:
         return precision_factor(self.factor).square().sum(-1)
 

@@ -129,6 +129,10 @@ class SphericalCovariance(Covariance):
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.sum(x.square(), -2, keepdim=True, out=out)
 
+    @staticmethod
+    def feature_pairs(n_features: int) -> list[tuple[int, int]]:
+        return [(n_features + 1, n_features)]
+
     def precision_diagonal(self) -> Tensor:
         return self._per_feature(self.precisions())
 

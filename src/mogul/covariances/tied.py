@@ -174,6 +174,10 @@ class TiedCovariance(Covariance):
         white = torch.linalg.solve_triangular(self.factor, x, upper=False)
         return torch.sum(white.square(), -2, keepdim=True, out=out)
 
+    @staticmethod
+    def feature_pairs(n_features: int) -> list[tuple[int, int]]:
+        return []
+
     def precision_diagonal(self) -> Tensor:
         return self._per_component(precision_factor(self.factor).square().sum(-1), 1)
 

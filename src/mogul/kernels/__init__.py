@@ -6,18 +6,20 @@ are taken in tiles, so that memory beyond the data does not grow with their numb
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from copy import copy
-from functools import reduce
+from functools import cache, reduce
 from operator import add
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from mogul._threads import in_threads, one_thread_if_small, shares
 from mogul.kernels.expanded import ExpandedKernel
-from mogul.kernels.reference import ReferenceKernel, tiles
+from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -25,15 +27,22 @@ __all__ = [
     "KERNELS",
     "draw_step",
     "e_step",
+    "has_compiler",
     "log_likelihood",
     "log_prob",
     "predict",
     "responsibilities",
 ]
 
+if TYPE_CHECKING:
+    from mogul.kernels.compiled import CompiledKernel
+
 Answer = TypeVar("Answer")
 
-KERNELS = {"reference": ReferenceKernel, "expanded": ExpandedKernel}
+KERNELS = ("reference", "expanded", "compiled")
+"""In the order of their speed; "compiled" needs Numba (the extra ``fast``)."""
+
+Kernel: TypeAlias = "ReferenceKernel | ExpandedKernel | CompiledKernel"
 
 
 def e_step(
@@ -48,8 +57,8 @@ def e_step(
     mixture : Mixture
         Any batch shape; statistics have the same.
     sample_weight : Tensor, shape (N,) or (*batch, N), optional
-    kernel : {"auto", "reference", "expanded"}, default "auto"
-        "auto" picks the fastest that applies.
+    kernel : {"auto", "reference", "expanded", "compiled"}, default "auto"
+        "auto" picks the fastest that applies and is installed.
 
     Returns
     -------
@@ -142,38 +151,32 @@ def log_likelihood(rows: Tensor, mixture: Mixture, sample_weight: Tensor | None 
 
 
 def log_prob(rows: Tensor, mixture: Mixture) -> Tensor:
-    """Log-densities in nats, (N,)."""
-    return _map_rows(rows, mixture, lambda terms: terms.logsumexp(-2))
+    """Log-densities in nats, (*batch, N)."""
+    return _score(rows, mixture, "log_prob")
 
 
 def predict(rows: Tensor, mixture: Mixture) -> Tensor:
-    """The most probable component of each row, (N,)."""
-    return _map_rows(rows, mixture, lambda terms: terms.argmax(-2))
+    """The most probable component of each row, (*batch, N)."""
+    return _score(rows, mixture, "labels")
 
 
 def responsibilities(rows: Tensor, mixture: Mixture) -> Tensor:
-    """The probability of each component for each row, (N, K)."""
-    return _map_rows(rows, mixture, lambda terms: terms.softmax(-2).transpose(-1, -2))
+    """The probability of each component for each row, (*batch, N, K)."""
+    return _score(rows, mixture, "responsibilities")
 
 
-def _map_rows(rows: Tensor, mixture: Mixture, answer: Callable[[Tensor], Tensor]) -> Tensor:
+def _score(rows: Tensor, mixture: Mixture, what: str) -> Tensor:
     with one_thread_if_small(rows.shape[0] * mixture.means.numel() * mixture.n_features):
         engine = _choose(rows, mixture, "auto")
-
-        def answers(span: slice) -> Tensor:
-            own = copy(engine)
-            parts = tiles(span, own.tile_rows) if span.stop > span.start else [span]
-            return torch.cat([answer(own.terms(rows[part])) for part in parts])
-
-        return torch.cat(_over_spans(answers, rows, engine))
+        parts = _over_spans(lambda span: copy(engine).score(rows[span], what), rows, engine)
+        return torch.cat(parts, -2 if what == "responsibilities" else -1)
 
 
-def _over_spans(
-    function: Callable[[slice], Answer], rows: Tensor, engine: ReferenceKernel | ExpandedKernel
-) -> list[Answer]:
+def _over_spans(function: Callable[[slice], Answer], rows: Tensor, engine: Kernel) -> list[Answer]:
     """``function`` of stretches of rows, in threads on a CPU where no gradients are asked for."""
     n_rows = rows.shape[-2]
-    if rows.device.type != "cpu" or _tracks_gradients(rows, engine.mixture):
+    alone = engine.own_threads or rows.device.type != "cpu"
+    if alone or _tracks_gradients(rows, engine.mixture):
         return [function(slice(0, n_rows))]
 
     def without_gradients(span: slice) -> Answer:
@@ -183,21 +186,40 @@ def _over_spans(
     return in_threads(without_gradients, shares(n_rows, engine.tile_rows))
 
 
-def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> ReferenceKernel | ExpandedKernel:
+def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> Kernel:
     """The kernel to use, on a mixture of the type it computes in."""
     if kernel == "reference":
         return ReferenceKernel(mixture)
     on_cpu = rows.device.type == "cpu"
     # On a CPU float64 costs about what float32 does once a tile is in cache, and keeps law 3.
     exact = mixture.to(dtype=torch.float64) if on_cpu else mixture
-    applies = on_cpu and rows.ndim == 2 and not _tracks_gradients(rows, mixture)
-    if kernel == "expanded":
-        return ExpandedKernel(exact)
-    if applies:
-        candidate = ExpandedKernel(exact)
+    if kernel != "auto":
+        return _fast_kernel(kernel)(exact)
+    if on_cpu and rows.ndim == 2 and not _tracks_gradients(rows, mixture):
+        candidate = _fast_kernel("compiled" if has_compiler() else "expanded")(exact)
         if candidate.applies:
             return candidate
     return ReferenceKernel(exact)
+
+
+def _fast_kernel(name: str) -> type[ExpandedKernel | CompiledKernel]:
+    if name == "expanded":
+        return ExpandedKernel
+    from mogul.kernels.compiled import CompiledKernel  # Numba takes a quarter of a second to load
+
+    return CompiledKernel
+
+
+@cache
+def has_compiler() -> bool:
+    """Whether Numba is there and works with this NumPy."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        importlib.import_module("mogul.kernels.compiled")
+    except ImportError:  # Numba says so where it does not know the installed NumPy
+        return False
+    return True
 
 
 def _tracks_gradients(rows: Tensor, mixture: Mixture) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mogul.kernels.reference import ReferenceKernel, drawn, tiles
+from mogul.kernels.expansion import Expansion
+from mogul.kernels.reference import drawn, scored, tiles
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -24,50 +24,26 @@ _FEWEST_TILE_ROWS = 256
 """Products over fewer rows are slower than whitening (measured at D = 128, full covariances)."""
 _MOST_TILE_ROWS = 16384
 """Longer tiles gain nothing."""
-_LIMIT_PER_FEATURE = 1e6
-"""The largest quadratic form, per feature, that is summed in expanded form: float64 then leaves
-log-densities right to about 1e-10. Rows beyond it go to the reference."""
 
 
-class ExpandedKernel:
-    r"""Evaluates :math:`-\tfrac12 x^\top \Lambda_k x + h_k^\top x + c_k`, all components at once.
+class ExpandedKernel(Expansion):
+    """Evaluates all components of a tile at once, by NumPy's BLAS.
 
     With the features of a tile (products of columns) in one buffer, all log-densities are one
-    matrix product and all statistics another. The expanded form cancels when a row is far from the
-    common origin in units of the narrowest component; each tile bounds this by
-    :math:`(\sum_j \sqrt{\Lambda_{jj}} |x_j|)^2 \ge x^\top \Lambda x`, and a tile that exceeds the
-    bound goes to the reference kernel. Needs a CPU, rows shared by the whole batch, and no
-    gradients. The buffers belong to one thread: a second one works on a ``copy``.
+    matrix product and all statistics another. A tile in which a row is beyond the bound of
+    :class:`Expansion` goes to the reference kernel. Needs a CPU, rows shared by the whole batch,
+    and no gradients. The buffers belong to one thread: a second one works on a ``copy``.
     """
 
     def __init__(self, mixture: Mixture):
-        self.mixture = mixture
-        covariance = mixture.covariance
-        self.centre = _centre(mixture)  # (D,)
-        shifted = mixture.means - self.centre
-        self.origin = self.centre.expand_as(shifted)
-        self.linear = covariance.precision_times(shifted)  # (*batch, K, D)
-        self.quadratic = covariance.quadratic_weights()  # (*batch, K or 1, F)
-        constant = mixture.log_weights - covariance.log_diagonal().sum(-1)
-        constant = constant - 0.5 * (self.linear * shifted).sum(-1)
-        self.constant = constant - 0.5 * mixture.n_features * math.log(2 * math.pi)
-        sharpest = covariance.precision_diagonal().reshape(-1, mixture.n_features).amax(0)
-        self.sharpest = sharpest.sqrt()
-        self.limit = math.sqrt(_LIMIT_PER_FEATURE * mixture.n_features)
-        farthest = shifted.abs().reshape(-1, mixture.n_features).amax(0)
-        self.applies = self._tile_rows() >= _FEWEST_TILE_ROWS and bool(
-            farthest @ self.sharpest < self.limit
-        )
-        self.fallback = ReferenceKernel(mixture)
-        parts = [self.linear, self.constant.unsqueeze(-1)]
-        self._shared = covariance.shared_features
-        self._weights = torch.cat([self.quadratic, *parts] if self._shared else parts, -1)
-        self._lines = self._shares = self.linear.new_empty(0)
+        super().__init__(mixture)
+        self.applies = self.applies and self._tile_rows() >= _FEWEST_TILE_ROWS
+        self._lines = self._shares = self.constant.new_empty(0)
 
     def __copy__(self) -> ExpandedKernel:
         """The same constants and buffers of its own, for another thread."""
         twin = object.__new__(ExpandedKernel)
-        empty = self.linear.new_empty(0)
+        empty = self.constant.new_empty(0)
         twin.__dict__ = {**self.__dict__, "_lines": empty, "_shares": empty}
         return twin
 
@@ -86,6 +62,10 @@ class ExpandedKernel:
         """
         loaded = self._load(rows)
         return self.fallback.terms(rows) if loaded is None else self._terms(*loaded)
+
+    def score(self, rows: Tensor, what: str) -> Tensor:
+        """What is asked of each row, by :func:`~mogul.kernels.reference.scored`."""
+        return scored(self.terms, rows, self.tile_rows, what)
 
     def collect(
         self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None = None
@@ -109,9 +89,9 @@ class ExpandedKernel:
         n_features, n_rows = self.mixture.n_features, rows.shape[0]
         if n_rows == 0:
             return None
-        n_products = self.quadratic.shape[-1] if self._shared else 0
+        n_products = self.quadratic.shape[-1] if self.shared else 0
         if self._lines.shape[-1] != n_rows:
-            self._lines = self.linear.new_empty((n_products + n_features + 1, n_rows))
+            self._lines = self.constant.new_empty((n_products + n_features + 1, n_rows))
             self._lines[-1] = 1.0
         x = self._lines[n_products:]
         centred = x[:-1]
@@ -120,16 +100,16 @@ class ExpandedKernel:
         widest = torch.maximum(centred.amax(-1), -centred.amin(-1))
         if not bool(widest @ self.sharpest < self.limit):  # also when a value is NaN
             return None
-        out = self._lines[:n_products] if self._shared else None
+        out = self._lines[:n_products] if self.shared else None
         return self.mixture.covariance.features(centred, out), x
 
     def _terms(self, features: Tensor, x: Tensor) -> Tensor:
         shape = (*self.constant.shape, x.shape[-1])
         if self._shares.shape != shape:
-            self._shares = self.linear.new_empty(shape)
-        if self._shared:
-            return _product(self._weights, self._lines, self._shares)
-        return _product(self._weights, x, self._shares).add_(self.quadratic @ features)
+            self._shares = self.constant.new_empty(shape)
+        if self.shared:
+            return _product(self.weights, self._lines, self._shares)
+        return _product(self.weights, x, self._shares).add_(self.quadratic @ features)
 
     def _add(
         self,
@@ -158,7 +138,7 @@ class ExpandedKernel:
             scale = scale * weight.unsqueeze(-2)
         sums.log_likelihood += log_prob.sum(-1)
         shares.mul_(scale)
-        if self._shared:
+        if self.shared:
             sums.products += _product(shares, self._lines.T)
         else:
             products = shares @ features.transpose(-1, -2)
@@ -167,9 +147,9 @@ class ExpandedKernel:
 
     def _zero(self) -> _Sums:
         n_lines = self.quadratic.shape[-1] + self.mixture.n_features + 1
-        per_mixture = self.linear.new_zeros(self.mixture.batch_shape)
+        per_mixture = self.constant.new_zeros(self.mixture.batch_shape)
         return _Sums(
-            products=self.linear.new_zeros((*self.constant.shape, n_lines)),
+            products=self.constant.new_zeros((*self.constant.shape, n_lines)),
             second=torch.zeros_like(self.mixture.covariance.factor),
             row_weight=per_mixture,
             log_likelihood=per_mixture.clone(),
@@ -182,25 +162,11 @@ class ExpandedKernel:
         return Stats(
             count=count.squeeze(-1),
             first=first,
-            second=raw_second(products) if self._shared else sums.second,
+            second=raw_second(products) if self.shared else sums.second,
             origin=self.origin,
             row_weight=sums.row_weight,
             log_likelihood=sums.log_likelihood,
         )
-
-
-def _centre(mixture: Mixture) -> Tensor:
-    """About the mean of all the mixtures of a batch, (D,), to an eighth of a standard deviation.
-
-    The mixtures that an M-step made from the same rows have the same mean but for rounding; its
-    last digits are dropped so that one of them alone is computed exactly as it is in a batch.
-    """
-    axes = tuple(range(len(mixture.batch_shape)))
-    mean, variance = mixture.mean, mixture.variance
-    if axes:
-        mean, variance = mean.mean(axes), variance.mean(axes)
-    unit = torch.exp2(variance.sqrt().log2().floor() - 3)
-    return (mean / unit).round() * unit
 
 
 @dataclass

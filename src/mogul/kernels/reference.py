@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import add
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["ReferenceKernel", "drawn", "tiles"]
+__all__ = ["ReferenceKernel", "drawn", "scored", "tiles"]
 
 _TILE_ELEMENTS = 1 << 19
 """Rows × components × features held at once: 4 MB, the share of a core's caches."""
@@ -23,6 +23,9 @@ class ReferenceKernel:
 
     Runs on any device, in the type of the mixture, and gradients flow through it.
     """
+
+    own_threads = False
+    """Whether a kernel divides rows among threads by itself."""
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
@@ -36,6 +39,10 @@ class ReferenceKernel:
     def terms(self, rows: Tensor) -> Tensor:
         """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch or (), S, D); (*batch, K, S)."""
         return self.mixture.component_terms(rows.to(self.mixture.means))
+
+    def score(self, rows: Tensor, what: str) -> Tensor:
+        """What is asked of each row, by :func:`scored`."""
+        return scored(self.terms, rows, self.tile_rows, what)
 
     def collect(
         self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None = None
@@ -81,6 +88,28 @@ class ReferenceKernel:
             row_weight=weight.double().sum(-1).expand(self.mixture.batch_shape),
             log_likelihood=(weight * log_prob).sum(-1).double(),
         )
+
+
+_ANSWERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_prob": lambda terms: terms.logsumexp(-2),
+    "labels": lambda terms: terms.argmax(-2),
+    "responsibilities": lambda terms: terms.softmax(-2).transpose(-1, -2),
+}
+
+
+def scored(terms: Callable[[Tensor], Tensor], rows: Tensor, tile_rows: int, what: str) -> Tensor:
+    """What is asked of each row, tile by tile; (*batch, N), or (*batch, N, K) responsibilities.
+
+    Parameters
+    ----------
+    terms : callable, rows (S, D) → (*batch, K, S)
+    what : {"log_prob", "labels", "responsibilities"}
+    """
+    answer = _ANSWERS[what]
+    n_rows = rows.shape[-2]
+    parts = list(tiles(slice(0, n_rows), tile_rows)) or [slice(0, 0)]
+    axis = -2 if what == "responsibilities" else -1
+    return torch.cat([answer(terms(rows[..., part, :])) for part in parts], axis)
 
 
 def drawn(shares: Tensor, uniform: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""The two matrix products of an E-step, over blocks that fit a processor's registers.
+
+Lines of numbers are kept in *panels*: ``PANEL`` rows of data side by side, line after line. A block
+of four components by one panel, or by four lines, stays in registers while it is summed, which is
+what makes a matrix product fast (Goto and van de Geijn 2008); both operands come from caches, since
+the caller works tile by tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from mogul.kernels._vectors import (
+    FLAGS,
+    LANES,
+    PANEL,
+    REGISTERS,
+    VECTORS,
+    constant,
+    multiplied_added,
+    pointer,
+    read,
+    repeated,
+    sums,
+    write,
+)
+
+__all__ = ["BLOCK", "LINES", "accumulate", "multiply"]
+
+BLOCK = 4
+"""Components in a block."""
+LINES = REGISTERS // 8
+"""Lines in a block of statistics; numbers of lines are multiples of it."""
+
+_FLAT = types.Array(types.float64, 1, "C")
+_INDEX = types.intp
+_LONG = ir.IntType(64)
+
+
+class _Loop:
+    """A loop in LLVM's terms that carries vectors from pass to pass."""
+
+    def __init__(self, builder: Any, n_passes: Any, values: list[Any]):
+        self.builder, self.n_passes = builder, n_passes
+        before = builder.block
+        self.body = builder.append_basic_block("body")
+        builder.branch(self.body)
+        builder.position_at_end(self.body)
+        self.index = builder.phi(_LONG)
+        self.index.add_incoming(_LONG(0), before)
+        self.values = [builder.phi(value.type) for value in values]
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, before)
+
+    def close(self, values: list[Any]) -> None:
+        """Go round again with ``values``, or on after the last pass."""
+        builder = self.builder
+        following = builder.add(self.index, _LONG(1))
+        self.index.add_incoming(following, builder.block)
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, builder.block)
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, self.n_passes), self.body, after)
+        builder.position_at_end(after)
+
+
+def _multiply_block(size: int) -> Any:
+    @intrinsic
+    def block(typingctx, weights, at_weight, lines, at_line, terms, at_term, n_lines, fresh):
+        """``size`` lines of terms, of one panel: weights @ lines, added to what is there.
+
+        Unless ``fresh``: then to zero. ``weights`` are stored line by line.
+        """
+
+        def code(context, builder, signature, arguments):
+            weights, at_weight, lines, at_line, terms, at_term, n_lines, fresh = arguments
+
+            def place(array, start, offset):
+                return pointer(context, builder, array, builder.add(start, offset))
+
+            places = [place(terms, at_term, _LONG(i * LANES)) for i in range(size * VECTORS)]
+            entry = builder.block
+            with builder.if_then(builder.not_(fresh)):
+                earlier = [read(builder, p) for p in places]
+                taken = builder.block
+            start = []
+            for value in earlier:
+                phi = builder.phi(value.type)
+                phi.add_incoming(constant(0.0), entry)
+                phi.add_incoming(value, taken)
+                start.append(phi)
+            loop = _Loop(builder, n_lines, start)
+            here = builder.add(at_line, builder.mul(loop.index, _LONG(PANEL)))
+            line = [read(builder, place(lines, here, _LONG(v * LANES))) for v in range(VECTORS)]
+            row = builder.add(at_weight, builder.mul(loop.index, _LONG(size)))
+            data = context.make_array(_FLAT)(context, builder, weights).data
+            found = []
+            for i in range(size):
+                number = builder.load(builder.gep(data, [builder.add(row, _LONG(i))]))
+                weight = repeated(builder, number)
+                found += [
+                    multiplied_added(builder, weight, line[v], loop.values[i * VECTORS + v])
+                    for v in range(VECTORS)
+                ]
+            loop.close(found)
+            for value, p in zip(found, places, strict=True):
+                write(builder, value, p)
+            return context.get_dummy_value()
+
+        arrays = [_FLAT, _INDEX] * 3
+        return types.void(*arrays, _INDEX, types.boolean), code
+
+    return block
+
+
+def _accumulate_block(size: int) -> Any:
+    @intrinsic
+    def block(
+        typingctx, left, at_left, left_step, right, at_right, right_step, out, at_out, width, n
+    ):
+        """Add left @ rightᵀ over ``n`` panels: ``size`` lines of left, LINES of right.
+
+        Steps are from panel to panel; ``out`` has rows of length ``width``.
+        """
+
+        def code(context, builder, signature, arguments):
+            left, at_left, left_step, right, at_right, right_step = arguments[:6]
+            out, at_out, width, n = arguments[6:]
+
+            def vectors(array, start, count, v):
+                index = [builder.add(start, _LONG(i * PANEL + v * LANES)) for i in range(count)]
+                return [read(builder, pointer(context, builder, array, i)) for i in index]
+
+            loop = _Loop(builder, n, [constant(0.0)] * (size * LINES))
+            found = list(loop.values)
+            from_left = builder.add(at_left, builder.mul(loop.index, left_step))
+            from_right = builder.add(at_right, builder.mul(loop.index, right_step))
+            for v in range(VECTORS):
+                a = vectors(left, from_left, size, v)
+                b = vectors(right, from_right, LINES, v)
+                found = [
+                    multiplied_added(builder, a[i // LINES], b[i % LINES], value)
+                    for i, value in enumerate(found)
+                ]
+            loop.close(found)
+            data = context.make_array(_FLAT)(context, builder, out).data
+            found += [constant(0.0)] * (-len(found) % LANES)
+            for first in range(0, size * LINES, LANES):
+                summed = sums(builder, found[first : first + LANES])
+                for i in range(first, min(first + LANES, size * LINES)):
+                    row = builder.add(at_out, builder.mul(width, _LONG(i // LINES)))
+                    cell = builder.gep(data, [builder.add(row, _LONG(i % LINES))])
+                    more = builder.extract_element(summed, ir.IntType(32)(i - first))
+                    builder.store(builder.fadd(builder.load(cell), more), cell)
+            return context.get_dummy_value()
+
+        operand = [_FLAT, _INDEX, _INDEX]
+        return types.void(*operand, *operand, *operand, _INDEX), code
+
+    return block
+
+
+_multiply_1, _multiply_2, _multiply_3, _multiply_4 = map(_multiply_block, range(1, BLOCK + 1))
+_sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
+
+
+@njit(**FLAGS)
+def multiply(
+    weights, at_weight, lines, at_line, first, n_lines, n_all, terms, at_term, n_terms, fresh
+):
+    """One panel's terms (n_terms, PANEL) = weights @ lines, or more of them unless ``fresh``.
+
+    ``weights`` are in blocks of up to four terms, each stored line by line over all ``n_all``
+    lines; ``lines`` are those from ``first`` on.
+    """
+    for k in range(0, n_terms, BLOCK):
+        size = min(BLOCK, n_terms - k)
+        w, t = at_weight + k * n_all + first * size, at_term + k * PANEL
+        if size == 4:
+            _multiply_4(weights, w, lines, at_line, terms, t, n_lines, fresh)
+        elif size == 3:
+            _multiply_3(weights, w, lines, at_line, terms, t, n_lines, fresh)
+        elif size == 2:
+            _multiply_2(weights, w, lines, at_line, terms, t, n_lines, fresh)
+        else:
+            _multiply_1(weights, w, lines, at_line, terms, t, n_lines, fresh)
+
+
+@njit(**FLAGS)
+def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out, width, n_panels):
+    """Add left @ rightᵀ, over all rows of a tile, to ``out``: (n_left, n_right) of ``width``.
+
+    Each operand is panels of lines; ``n_right`` is a multiple of ``LINES``.
+    """
+    for f in range(0, n_right, LINES):
+        right_at = f * PANEL
+        for k in range(0, n_left, BLOCK):
+            a, o = k * PANEL, at_out + k * width + f
+            size = min(BLOCK, n_left - k)
+            if size == 4:
+                _sum_4(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
+            elif size == 3:
+                _sum_3(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
+            elif size == 2:
+                _sum_2(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
+            else:
+                _sum_1(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)

@@ -1,0 +1,339 @@
+"""The E-step of a stretch of rows, compiled: tiles of rows, their terms, their statistics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from mogul.kernels._blocks import LINES, accumulate, multiply
+from mogul.kernels._vectors import (
+    FLAGS,
+    LANES,
+    PANEL,
+    VECTORS,
+    exp,
+    fma,
+    load,
+    log,
+    maximum,
+    splat,
+    store,
+    total,
+    unless_below,
+)
+
+__all__ = ["QUESTIONS", "Plan", "collect", "padded", "score"]
+
+_LOG_PROB, _LABELS, _RESPONSIBILITIES = range(3)
+QUESTIONS = {"log_prob": _LOG_PROB, "labels": _LABELS, "responsibilities": _RESPONSIBILITIES}
+"""What :func:`score` finds of each row."""
+
+
+class Plan(NamedTuple):
+    """A batch of B mixtures, ready to be evaluated at any rows.
+
+    A panel holds D lines of centred columns, a line of ones, the sum of the columns' squares and a
+    line of zeros. A feature is the product of two of these lines.
+    """
+
+    n_components: int
+    centre: NDArray[np.float64]  # (D,)
+    sharpest: NDArray[np.float64]  # (D,)
+    limit: float
+    left: NDArray[np.int64]  # (F,): which lines a feature is the product of
+    right: NDArray[np.int64]
+    weights: NDArray[np.float64]  # (B · K · F,), in the order of `multiply`
+    whitening: NDArray[np.float64]  # (B · D · D,) likewise, or (0,) where nothing is whitened
+    squares: bool  # whether any feature needs the sum of squares
+    tile_panels: int
+    chunk: int  # features made at a time
+
+
+@njit(**FLAGS)
+def collect(rows, first_row, last_row, weight, chance, plan, sums, second, totals, strays):
+    """Add statistics of some of ``rows`` (N, D) to ``sums`` (B, K, F), ``second`` and ``totals``.
+
+    ``weight`` has shape (0 or 1 or B, N), ``chance`` (0 or B, N). ``second`` (B, D, D or more) is
+    that of all components together, where rows are whitened. ``totals`` (B, 2) are row weights and
+    log-likelihoods. Tiles that are too far away are marked in ``strays`` and left out.
+    """
+    n_mixtures, n_features = totals.shape[0], rows.shape[1]
+    n_components, n_lines = plan.n_components, plan.left.shape[0]
+    n_panels, chunk = plan.tile_panels, plan.chunk
+    tile_rows = n_panels * PANEL
+    lines = _empty_lines(n_panels, n_features)
+    features = np.empty(n_panels * chunk * PANEL)
+    terms = np.empty(n_panels * n_components * PANEL)
+    row_weight = np.empty(tile_rows)
+    white = np.empty(n_features * PANEL if plan.whitening.size else 0)
+    heavy = np.empty(n_panels * n_features * PANEL if plan.whitening.size else 0)
+    flat, flat_second = sums.reshape(-1), second.reshape(-1)
+    in_one = n_lines <= chunk
+    for tile in range(strays.shape[0]):
+        start = first_row + tile * tile_rows
+        n_rows = min(tile_rows, last_row - start)
+        if not _load_tile(rows, start, n_rows, plan, lines):
+            strays[tile] = True
+            continue
+        used = (n_rows + PANEL - 1) // PANEL
+        if in_one:
+            _make_features(lines, n_features, plan, 0, n_lines, used, features)
+        for b in range(n_mixtures):
+            if b == 0 or weight.shape[0] > 1:
+                _load_weight(weight, b, start, n_rows, row_weight)
+            _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
+            likelihood = splat(0.0)
+            heaviness = splat(0.0)
+            for at in range(0, used * PANEL, LANES):
+                w = load(row_weight, at)
+                place = at // PANEL * n_components * PANEL + at % PANEL
+                peak, mass = _normalise(terms, place, n_components)
+                likelihood = fma(w, peak + log(mass), likelihood)
+                heaviness = heaviness + w
+                if chance.shape[0] == 0:
+                    _scale(terms, place, n_components, w / mass)
+            totals[b, 0] += total(heaviness)
+            totals[b, 1] += total(likelihood)
+            if chance.shape[0]:
+                _draw(terms, n_components, chance[b], start, n_rows, row_weight)
+            for first in range(0, n_lines, chunk):
+                count = min(chunk, n_lines - first)
+                if not in_one:
+                    _make_features(lines, n_features, plan, first, count, used, features)
+                at_sum = b * n_components * n_lines + first
+                accumulate(
+                    terms, n_components, n_components * PANEL,
+                    features, count, count * PANEL,
+                    flat, at_sum, n_lines, used,
+                )  # fmt: skip
+            if plan.whitening.size and (b == 0 or weight.shape[0] > 1):
+                _weigh(lines, n_features, row_weight, used, heavy)
+                width = second.shape[2]
+                accumulate(
+                    heavy, n_features, n_features * PANEL,
+                    lines, width, (n_features + 3) * PANEL,
+                    flat_second, b * n_features * width, width, used,
+                )  # fmt: skip
+
+
+@njit(**FLAGS)
+def score(rows, first_row, last_row, plan, what, answer, strays):
+    """Fill ``answer`` (B, N, 1 or K) with what is asked of each row; see :func:`collect`."""
+    n_mixtures, n_features = answer.shape[0], rows.shape[1]
+    n_components, n_lines = plan.n_components, plan.left.shape[0]
+    n_panels, chunk = plan.tile_panels, plan.chunk
+    tile_rows = n_panels * PANEL
+    lines = _empty_lines(n_panels, n_features)
+    features = np.empty(n_panels * chunk * PANEL)
+    terms = np.empty(n_panels * n_components * PANEL)
+    white = np.empty(n_features * PANEL if plan.whitening.size else 0)
+    found = np.empty(LANES)
+    in_one = n_lines <= chunk
+    for tile in range(strays.shape[0]):
+        start = first_row + tile * tile_rows
+        n_rows = min(tile_rows, last_row - start)
+        if not _load_tile(rows, start, n_rows, plan, lines):
+            strays[tile] = True
+            continue
+        used = (n_rows + PANEL - 1) // PANEL
+        if in_one:
+            _make_features(lines, n_features, plan, 0, n_lines, used, features)
+        for b in range(n_mixtures):
+            _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
+            for at in range(0, n_rows, LANES):
+                place = at // PANEL * n_components * PANEL + at % PANEL
+                count = min(LANES, n_rows - at)
+                if what == _LABELS:
+                    store(found, 0, _label(terms, place, n_components))
+                    for i in range(count):
+                        answer[b, start + at + i, 0] = found[i]
+                    continue
+                peak, mass = _normalise(terms, place, n_components)
+                if what == _LOG_PROB:
+                    store(found, 0, peak + log(mass))
+                    for i in range(count):
+                        answer[b, start + at + i, 0] = found[i]
+                else:
+                    _scale(terms, place, n_components, splat(1.0) / mass)
+                    for k in range(n_components):
+                        for i in range(count):
+                            answer[b, start + at + i, k] = terms[place + k * PANEL + i]
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+@njit(**FLAGS)
+def _empty_lines(n_panels, n_features):
+    """Panels of D + 3 lines, with the one of ones filled in."""
+    n_lines = n_features + 3
+    lines = np.zeros(n_panels * n_lines * PANEL)
+    for panel in range(n_panels):
+        start = (panel * n_lines + n_features) * PANEL
+        lines[start : start + PANEL] = 1.0
+    return lines
+
+
+@njit(**FLAGS)
+def _load_tile(rows, start, n_rows, plan, lines):
+    """Centred columns of a tile; False where the expanded form would cancel, or a value is NaN.
+
+    Rows beyond the last are at the centre.
+    """
+    n_features = rows.shape[1]
+    n_lines = n_features + 3
+    far = splat(0.0)
+    for panel in range((n_rows + PANEL - 1) // PANEL):
+        first = start + panel * PANEL
+        count = min(PANEL, start + n_rows - first)
+        base = panel * n_lines * PANEL
+        for d in range(n_features):
+            line = base + d * PANEL
+            centre = plan.centre[d]
+            for i in range(count):
+                lines[line + i] = rows[first + i, d] - centre
+            for i in range(count, PANEL):
+                lines[line + i] = 0.0
+        for v in range(VECTORS):
+            at = base + v * LANES
+            bound = splat(0.0)
+            squares = splat(0.0)
+            for d in range(n_features):
+                x = load(lines, at + d * PANEL)
+                size = maximum(x, splat(0.0) - x)
+                bound = fma(size, splat(plan.sharpest[d]), bound)
+                squares = fma(x, x, squares)
+            far = unless_below(bound, splat(plan.limit), far, splat(1.0))
+            if plan.squares:
+                store(lines, at + (n_features + 1) * PANEL, squares)
+    return total(far) == 0.0
+
+
+@njit(**FLAGS)
+def _load_weight(weight, b, start, n_rows, row_weight):
+    """Weights of the rows of a tile; zero beyond the last."""
+    row_weight[n_rows:] = 0.0
+    if weight.shape[0] == 0:
+        row_weight[:n_rows] = 1.0
+    else:
+        own = weight[b if weight.shape[0] > 1 else 0]
+        for i in range(n_rows):
+            row_weight[i] = own[start + i]
+
+
+@njit(**FLAGS)
+def _make_features(lines, n_features, plan, first, count, n_panels, features):
+    """Features ``first`` to ``first + count`` of all panels, as panels of ``count`` lines."""
+    for panel in range(n_panels):
+        base = panel * (n_features + 3) * PANEL
+        out = panel * count * PANEL
+        for f in range(first, first + count):
+            left = base + plan.left[f] * PANEL
+            right = base + plan.right[f] * PANEL
+            for v in range(0, PANEL, LANES):
+                store(features, out + v, load(lines, left + v) * load(lines, right + v))
+            out += PANEL
+
+
+@njit(**FLAGS)
+def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, terms):
+    """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
+    n_components, n_lines = plan.n_components, plan.left.shape[0]
+    whiten = plan.whitening.size > 0
+    if whiten:
+        for panel in range(n_panels):
+            at = panel * (n_features + 3) * PANEL
+            w = b * n_features * n_features
+            multiply(
+                plan.whitening, w, lines, at, 0, n_features, n_features, white, 0, n_features, True
+            )
+            for v in range(0, PANEL, LANES):
+                squares = splat(0.0)
+                for d in range(n_features):
+                    y = load(white, d * PANEL + v)
+                    squares = fma(y, y, squares)
+                half = splat(-0.5) * squares
+                for k in range(n_components):
+                    store(terms, (panel * n_components + k) * PANEL + v, half)
+    weights = b * n_components * n_lines
+    for first in range(0, n_lines, plan.chunk):
+        count = min(plan.chunk, n_lines - first)
+        if not in_one:
+            _make_features(lines, n_features, plan, first, count, n_panels, features)
+        for panel in range(n_panels):
+            multiply(
+                plan.weights, weights, features, panel * count * PANEL, first, count, n_lines,
+                terms, panel * n_components * PANEL, n_components, first == 0 and not whiten,
+            )  # fmt: skip
+
+
+@njit(**FLAGS)
+def _normalise(terms, place, n_components):
+    """Exponentials of terms above the largest, in place; that largest, and their sum."""
+    peak = load(terms, place)
+    for k in range(1, n_components):
+        peak = maximum(load(terms, place + k * PANEL), peak)
+    mass = splat(0.0)
+    for k in range(n_components):
+        share = exp(load(terms, place + k * PANEL) - peak)
+        store(terms, place + k * PANEL, share)
+        mass = mass + share
+    return peak, mass
+
+
+@njit(**FLAGS)
+def _scale(terms, place, n_components, factor):
+    for k in range(n_components):
+        store(terms, place + k * PANEL, load(terms, place + k * PANEL) * factor)
+
+
+@njit(**FLAGS)
+def _label(terms, place, n_components):
+    """The first of the largest terms, as floating point."""
+    peak = load(terms, place)
+    label = splat(0.0)
+    for k in range(1, n_components):
+        term = load(terms, place + k * PANEL)
+        label = unless_below(peak, term, splat(float(k)), label)
+        peak = maximum(term, peak)
+    return label
+
+
+@njit(**FLAGS)
+def _draw(terms, n_components, chance, start, n_rows, row_weight):
+    """Give each row to one component, drawn in proportion to ``terms``."""
+    n_panels = (n_rows + PANEL - 1) // PANEL
+    for i in range(n_panels * PANEL):
+        place = i // PANEL * n_components * PANEL + i % PANEL
+        mass = 0.0
+        for k in range(n_components):
+            mass += terms[place + k * PANEL]
+        # Strictly below the total, so that a row never falls to what comes after all weight.
+        level = (chance[start + i] if i < n_rows else 0.0) * mass * (1 - 2.0**-52)
+        below = 0.0
+        waiting = True
+        for k in range(n_components):
+            below += terms[place + k * PANEL]
+            taken = waiting and below > level
+            terms[place + k * PANEL] = row_weight[i] if taken else 0.0
+            waiting = waiting and not taken
+
+
+@njit(**FLAGS)
+def _weigh(lines, n_features, row_weight, n_panels, heavy):
+    """Columns times row weights, panels of D lines."""
+    for panel in range(n_panels):
+        base = panel * (n_features + 3) * PANEL
+        out = panel * n_features * PANEL
+        for v in range(0, PANEL, LANES):
+            w = load(row_weight, panel * PANEL + v)
+            for d in range(n_features):
+                store(heavy, out + d * PANEL + v, load(lines, base + d * PANEL + v) * w)
+
+
+def padded(n_lines: int) -> int:
+    """The next number of lines that fills blocks."""
+    return n_lines + -n_lines % LINES

@@ -1,0 +1,334 @@
+"""Vectors of numbers in a processor's registers, for compiled kernels.
+
+Numba leaves it to its optimiser whether a loop is computed several rows at a time, and where
+arrays may overlap it does not. Here a :class:`Vector` is a type of its own: ``load``, arithmetic,
+``store``. Each operation is one instruction; LLVM splits it where a processor's registers are
+narrower.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.datamodel import models, register_default
+from numba.extending import intrinsic, overload
+
+__all__ = [
+    "FLAGS",
+    "LANES",
+    "PANEL",
+    "REGISTERS",
+    "VECTORS",
+    "exp",
+    "fma",
+    "load",
+    "log",
+    "maximum",
+    "splat",
+    "store",
+    "total",
+    "unless_below",
+]
+
+_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+LANES = 8 if _WIDE else 4
+"""Numbers in a vector: eight with AVX-512, else four."""
+REGISTERS = 32 if _WIDE else 16
+"""Vectors that a processor holds at once."""
+VECTORS = 4 if _WIDE else 2
+"""Vectors in a line of a panel."""
+PANEL = LANES * VECTORS
+"""Rows that are computed side by side."""
+
+FLAGS: dict[str, Any] = {
+    "cache": True,  # compiled once on a machine, not once a process
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract"},  # a · b + c in one instruction; nothing is reordered
+}
+
+_DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+_VECTOR, _BITS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_LONG, LANES)
+_FLAT = types.Array(types.float64, 1, "C")
+
+
+class _VectorType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name=f"Vector{LANES}")
+
+
+vector = _VectorType()
+
+
+@register_default(_VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def constant(value: float) -> ir.Constant:
+    """The same number in every lane, in LLVM's terms."""
+    return ir.Constant(_VECTOR, [value] * LANES)
+
+
+def pointer(context: Any, builder: Any, array: Any, index: Any) -> Any:
+    """Where a vector begins in a flat array, in LLVM's terms."""
+    data = context.make_array(_FLAT)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+
+
+def read(builder: Any, place: Any) -> Any:
+    """A vector from memory that need not be aligned."""
+    value = builder.load(place)
+    value.align = 8
+    return value
+
+
+def write(builder: Any, value: Any, place: Any) -> None:
+    builder.store(value, place).align = 8
+
+
+def repeated(builder: Any, number: Any) -> Any:
+    """A number in every lane."""
+    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, _INT(0))
+    lanes = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
+    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), lanes)
+
+
+def multiplied_added(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """A · b + c, rounded once."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f64")
+    return builder.call(function, [a, b, c])
+
+
+def sums(builder: Any, vectors: list[Any]) -> Any:
+    """The sums over the lanes of as many vectors as there are lanes, as one vector."""
+    while len(vectors) > 1:
+        halves = []
+        for parity in (0, 1):
+            lanes = [*range(parity, LANES, 2), *range(LANES + parity, 2 * LANES, 2)]
+            halves.append(ir.Constant(ir.VectorType(_INT, LANES), lanes))
+        vectors = [
+            builder.fadd(*(builder.shuffle_vector(a, b, half) for half in halves))
+            for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+# --- operations of compiled functions -------------------------------------------------------------
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """The vector that begins at ``index`` of a flat float64 array."""
+
+    def code(context, builder, signature, arguments):
+        return read(builder, pointer(context, builder, *arguments))
+
+    return vector(_FLAT, types.intp), code
+
+
+@intrinsic
+def store(typingctx, array, index, value):
+    """Write a vector to a flat float64 array."""
+
+    def code(context, builder, signature, arguments):
+        array, index, value = arguments
+        write(builder, value, pointer(context, builder, array, index))
+        return context.get_dummy_value()
+
+    return types.void(_FLAT, types.intp, vector), code
+
+
+@intrinsic
+def splat(typingctx, number):
+    """A number in every lane."""
+
+    def code(context, builder, signature, arguments):
+        return repeated(builder, arguments[0])
+
+    return vector(types.float64), code
+
+
+def _binary(name: str) -> Any:
+    @intrinsic
+    def operation(typingctx, left, right):
+        def code(context, builder, signature, arguments):
+            return getattr(builder, name)(*arguments)
+
+        return vector(vector, vector), code
+
+    return operation
+
+
+_add, _subtract, _multiply, _divide = map(_binary, ("fadd", "fsub", "fmul", "fdiv"))
+
+
+def _overload(operation: Any, function: Any) -> None:
+    @overload(operation)
+    def of_vectors(left, right):
+        if left is vector and right is vector:
+            return lambda left, right: function(left, right)
+        return None
+
+
+for _operation, _function in (
+    (operator.add, _add),
+    (operator.sub, _subtract),
+    (operator.mul, _multiply),
+    (operator.truediv, _divide),
+):
+    _overload(_operation, _function)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """A · b + c, rounded once."""
+
+    def code(context, builder, signature, arguments):
+        return multiplied_added(builder, *arguments)
+
+    return vector(vector, vector, vector), code
+
+
+@intrinsic
+def maximum(typingctx, left, right):
+    """The larger of each pair; the right one where either is NaN."""
+
+    def code(context, builder, signature, arguments):
+        larger = builder.fcmp_ordered(">", *arguments)
+        return builder.select(larger, *arguments)
+
+    return vector(vector, vector), code
+
+
+@intrinsic
+def unless_below(typingctx, value, limit, below, otherwise):
+    """``below`` where value < limit, else ``otherwise``, as where the value is NaN."""
+
+    def code(context, builder, signature, arguments):
+        value, limit, below, otherwise = arguments
+        return builder.select(builder.fcmp_ordered("<", value, limit), below, otherwise)
+
+    return vector(vector, vector, vector, vector), code
+
+
+@intrinsic
+def total(typingctx, value):
+    """The sum over the lanes."""
+
+    def code(context, builder, signature, arguments):
+        parts = [builder.extract_element(arguments[0], _INT(i)) for i in range(LANES)]
+        while len(parts) > 1:
+            parts = [builder.fadd(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    return types.float64(vector), code
+
+
+# --- exponentials and logarithms ------------------------------------------------------------------
+
+_SHIFT = 1.5 * 2.0**52
+"""A number added to this is rounded to an integer, which is then in its lowest bits."""
+_LOG2_E = 1.0 / math.log(2.0)
+_LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
+_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_LEAST = -708.0
+"""The exponential of less is not a normal number, and taken for zero."""
+
+
+@intrinsic
+def _times_power_of_two(typingctx, value, shifted):
+    """``value`` · 2ⁿ, where n is in the lowest bits of ``shifted``."""
+
+    def code(context, builder, signature, arguments):
+        value, power = (builder.bitcast(argument, _BITS) for argument in arguments)
+        power = builder.shl(power, ir.Constant(_BITS, [52] * LANES))
+        return builder.bitcast(builder.add(value, power), _VECTOR)
+
+    return vector(vector, vector), code
+
+
+@njit(**FLAGS)
+def exp(x):
+    """Exponentials of numbers that are not positive, to two roundings; 0 below −708.
+
+    With n the nearest integer to x / log 2, exp(x) = 2ⁿ exp(x − n log 2), and a Taylor polynomial
+    of degree 13 for the rest, which is at most log(2) / 2.
+    """
+    shifted = fma(x, splat(_LOG2_E), splat(_SHIFT))
+    n = shifted - splat(_SHIFT)
+    rest = fma(n, splat(-_LN2_LOW), fma(n, splat(-_LN2_HIGH), x))
+    value = splat(1 / 6227020800)
+    value = fma(value, rest, splat(1 / 479001600))
+    value = fma(value, rest, splat(1 / 39916800))
+    value = fma(value, rest, splat(1 / 3628800))
+    value = fma(value, rest, splat(1 / 362880))
+    value = fma(value, rest, splat(1 / 40320))
+    value = fma(value, rest, splat(1 / 5040))
+    value = fma(value, rest, splat(1 / 720))
+    value = fma(value, rest, splat(1 / 120))
+    value = fma(value, rest, splat(1 / 24))
+    value = fma(value, rest, splat(1 / 6))
+    value = fma(value, rest, splat(0.5))
+    value = fma(value, rest, splat(1.0))
+    value = fma(value, rest, splat(1.0))
+    value = _times_power_of_two(value, shifted)
+    return unless_below(x, splat(_LEAST), splat(0.0), value)
+
+
+@intrinsic
+def _parts(typingctx, value):
+    """Fraction between 1 and 2, and exponent of two, of positive normal numbers."""
+
+    def code(context, builder, signature, arguments):
+        def bits(number):
+            return ir.Constant(_BITS, [number] * LANES)
+
+        number = builder.bitcast(arguments[0], _BITS)
+        fraction = builder.and_(number, bits((1 << 52) - 1))
+        fraction = builder.or_(fraction, bits(1023 << 52))
+        exponent = builder.sub(builder.lshr(number, bits(52)), bits(1023))
+        # As floating point without a conversion: AVX2 has none for 64 bits.
+        shift = builder.bitcast(constant(_SHIFT), _BITS)
+        exponent = builder.bitcast(builder.add(exponent, shift), _VECTOR)
+        exponent = builder.fsub(exponent, constant(_SHIFT))
+        return context.make_tuple(
+            builder, signature.return_type, [builder.bitcast(fraction, _VECTOR), exponent]
+        )
+
+    return types.UniTuple(vector, 2)(vector), code
+
+
+@njit(**FLAGS)
+def log(x):
+    """Logarithms of positive normal numbers, to two roundings.
+
+    With x = 2ⁿ m and √½ < m ≤ √2, log m = 2 artanh s of s = (m − 1) / (m + 1), |s| ≤ 0.1716.
+    """
+    m, n = _parts(x)
+    root = splat(math.sqrt(2.0))
+    n = unless_below(m, root, n, n + splat(1.0))
+    m = unless_below(m, root, m, m * splat(0.5))
+    s = (m - splat(1.0)) / (m + splat(1.0))
+    square = s * s
+    value = splat(1 / 21)
+    value = fma(value, square, splat(1 / 19))
+    value = fma(value, square, splat(1 / 17))
+    value = fma(value, square, splat(1 / 15))
+    value = fma(value, square, splat(1 / 13))
+    value = fma(value, square, splat(1 / 11))
+    value = fma(value, square, splat(1 / 9))
+    value = fma(value, square, splat(1 / 7))
+    value = fma(value, square, splat(1 / 5))
+    value = fma(value, square, splat(1 / 3))
+    twice = s + s
+    value = fma(twice * square, value, twice)
+    return fma(n, splat(_LN2_HIGH), fma(n, splat(_LN2_LOW), value))
