@@ -14,7 +14,7 @@ from laws.cases import CASES, Truth, tensor
 from mogul import GaussianMixture, Mixture, select
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError, SpikeWarning, UnknownNameError
-from mogul.infer import em
+from mogul.infer.ascent import Ascent
 from mogul.infer.spikes import find_spikes, rounding_variance
 
 KINDS = list(CASES)
@@ -405,15 +405,15 @@ def test_when_every_candidate_collapses_it_is_an_error(monkeypatch):
 
 def test_an_interrupt_ends_the_search(monkeypatch):
     """Fits keep what they have; half a search is no answer."""
-    calls, collect = [], em.collect
+    calls, advance = [], Ascent._advance
 
-    def interrupted(batches, mixture):
+    def interrupted(climb):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return collect(batches, mixture)
+        return advance(climb)
 
-    monkeypatch.setattr(em, "collect", interrupted)
+    monkeypatch.setattr(Ascent, "_advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         select(X, [1, 2], n_init=2, random_state=0)
     calls.clear()

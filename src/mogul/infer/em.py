@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from mogul.infer.ascent import Ascent, Step
 from mogul.infer.repair import split_into
 from mogul.infer.squarem import MixtureChart
 from mogul.infer.stopping import IterationRecord, Trace
-from mogul.kernels import e_step
+from mogul.kernels import e_step, has_compiler
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -169,31 +170,49 @@ def fit_em(
     """
     kind = type(start.covariance)
 
+    def maximise(stats: Stats) -> tuple[Mixture, Tensor]:
+        return m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
+
     def evaluate(points: list[Mixture]) -> list[Step[Mixture]]:
         stats = collect(batches, stack(points))
         values = stats.mean_log_likelihood().tolist()
-        mapped, ok = m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
+        mapped, ok = maximise(stats)
         bad = [(~one).nonzero().flatten().tolist() for one in ok]
         return [Step(value, mapped[i], bad[i]) for i, value in enumerate(values)]
 
     traces = [Trace(first + i, previous) for i in range(len(start))]
-    ascent = Ascent(
-        evaluate,
-        [start[i] for i in range(len(start))],
-        traces,
-        chart=MixtureChart(),
-        tol=settings.tol,
-        max_iter=settings.max_iter,
-        acceleration=settings.acceleration,
-        mend=_split,
-        on_iteration=on_iteration,
-    )
+    points = [start[i] for i in range(len(start))]
+    how: dict[str, Any] = {
+        "tol": settings.tol,
+        "max_iter": settings.max_iter,
+        "acceleration": settings.acceleration,
+        "on_iteration": on_iteration,
+    }
+    n_threads = torch.get_num_threads()
     with one_thread_if_small(_work(batches, start)):
-        interrupted = ascent.run()
-        mixture = stack(ascent.points)
-        final = collect(batches, mixture).mean_log_likelihood()
+        if _compiles(start, settings):
+            from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
+
+            compiled = CompiledMap(batches, start, settings.floor, maximise, n_threads)
+            packed = [PackedMixture.of(point) for point in points]
+            climb = Ascent(compiled, packed, traces, chart=PackedChart(), mend=mended, **how)
+            interrupted = climb.run()
+            mixture = stack([point.unpacked() for point in climb.points])
+            ends = [compiled.value(point) for point in climb.points]
+            final = torch.tensor(ends, dtype=torch.float64)
+        else:
+            ascent = Ascent(evaluate, points, traces, chart=MixtureChart(), mend=_split, **how)
+            interrupted = ascent.run()
+            mixture = stack(ascent.points)
+            final = collect(batches, mixture).mean_log_likelihood()
     failed = torch.tensor([trace.failed for trace in traces], device=final.device)
     return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
+
+
+def _compiles(start: Mixture, settings: EMSettings) -> bool:
+    """Whether a compiled map does what is asked."""
+    on_cpu = start.means.device.type == "cpu"
+    return on_cpu and not settings.shrinkage and has_compiler()
 
 
 def _split(mixture: Mixture, collapsed: Sequence[int]) -> Mixture | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import lru_cache, reduce
 from operator import add
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +18,11 @@ from mogul.covariances import Covariance
 from mogul.kernels import _tiles
 from mogul.kernels._blocks import BLOCK
 from mogul.kernels._vectors import PANEL
-from mogul.kernels.expansion import Expansion
+from mogul.kernels.expansion import Expansion, expansion_limit
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["CompiledKernel"]
+__all__ = ["CompiledKernel", "Sums", "as_array", "as_lines", "collect_sums", "empty_plan"]
 
 _MOST_LINES = 160
 """Features made at a time: with 256 rows they take 320 kB of a core's own cache."""
@@ -48,27 +51,19 @@ class CompiledKernel(Expansion):
     def __init__(self, mixture: Mixture):
         super().__init__(mixture)
         covariance, n_features = mixture.covariance, mixture.n_features
-        left, right, spare = _columns(type(covariance), n_features)
-        weights = self.weights.reshape(-1, mixture.n_components, self.weights.shape[-1]).numpy()
-        whitening = np.empty(0)
+        k, n_mixtures = mixture.n_components, mixture.batch_shape.numel()
+        plan = empty_plan(type(covariance), k, n_features, n_mixtures)
+        spare = len(plan.left) - self.weights.shape[-1]
+        weights = self.weights.reshape(n_mixtures, k, self.weights.shape[-1]).numpy()
+        whitening = plan.whitening
         if not self.shared:
             upper = covariance.precisions_cholesky().reshape(-1, n_features, n_features)
             whitening = _blocked(upper.transpose(-1, -2).numpy())
-        n_lines = len(left)
-        chunk = _tiles.padded(-(-n_lines // -(-n_lines // _MOST_LINES)))
-        panels = _TILE_NUMBERS // (PANEL * (chunk + mixture.n_components))
-        self.plan = _tiles.Plan(
-            n_components=mixture.n_components,
+        self.plan = plan._replace(
             centre=self.centre.numpy(),
             sharpest=self.sharpest.numpy(),
-            limit=self.limit,
-            left=left,
-            right=right,
             weights=_blocked(np.pad(weights, ((0, 0), (0, 0), (0, spare)))),
             whitening=whitening,
-            squares=bool((left == n_features + 1).any()),
-            tile_panels=max(1, min(_MOST_PANELS, panels)),
-            chunk=chunk,
         )
 
     @property
@@ -79,43 +74,13 @@ class CompiledKernel(Expansion):
         self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None = None
     ) -> Stats:
         """Statistics of rows (N, D); see :meth:`ReferenceKernel.collect`."""
-        plan, shape = self.plan, self.mixture.batch_shape
-        n_features, n_lines = self.mixture.n_features, len(plan.left)
-        values = _array(rows)
-        weight, chance = _stacked(sample_weight, rows), _stacked(uniform, rows)
-        n_mixtures = shape.numel()
-        width = 0 if self.shared else _tiles.padded(n_features)
-        sizes = n_mixtures * np.array([plan.n_components * n_lines, n_features * width, 2])
-
-        def sums(span: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            flat = np.zeros(sizes.sum())
-            products, second, totals = np.split(flat, sizes.cumsum()[:-1])
-            strays = np.zeros(-(-(span.stop - span.start) // self.tile_rows), dtype=np.bool_)
-            _tiles.collect(
-                values,
-                span.start,
-                span.stop,
-                weight,
-                chance,
-                plan,
-                products.reshape(n_mixtures, plan.n_components, n_lines),
-                second.reshape(n_mixtures, n_features, width),
-                totals.reshape(n_mixtures, 2),
-                strays,
-            )
-            return flat, strays
-
-        spans = self._spans(len(values), int(sizes.sum()))
-        found = spread(sums, spans)
-        flat = reduce(np.add, [part for part, _ in found])
-        products, second, totals = np.split(flat, sizes.cumsum()[:-1])
-        second = second.reshape(n_mixtures, n_features, width)
-        if width and len(weight) < 2:
-            second[1:] = second[0]  # of all components together: the same for all mixtures
+        shape, n_features = self.mixture.batch_shape, self.mixture.n_features
+        weight, chance = as_lines(sample_weight, rows), as_lines(uniform, rows)
+        sums = collect_sums(as_array(rows), weight, chance, self.plan, shape.numel())
         own = self._stats(
-            torch.from_numpy(products).reshape(*shape, plan.n_components, n_lines),
-            torch.from_numpy(second[..., :n_features]).reshape(*shape, n_features, -1),
-            torch.from_numpy(totals).reshape(*shape, 2),
+            torch.from_numpy(sums.products).reshape(*shape, *sums.products.shape[1:]),
+            torch.from_numpy(sums.second[..., :n_features]).reshape(*shape, n_features, -1),
+            torch.from_numpy(sums.totals).reshape(*shape, 2),
         )
         others = [
             self.mixture.covariance.recentre(
@@ -126,57 +91,34 @@ class CompiledKernel(Expansion):
                 ),
                 self.origin,
             )
-            for stray in self._strays(spans, [strays for _, strays in found])
+            for stray in sums.strays
         ]
         return reduce(add, others, own)
 
     def score(self, rows: Tensor, what: str) -> Tensor:
         """What is asked of each row; see :func:`mogul.kernels.reference.scored`."""
         shape, n_rows = self.mixture.batch_shape, rows.shape[0]
-        values = _array(rows)
+        values = as_array(rows)
         width = self.plan.n_components if what == "responsibilities" else 1
         answer = torch.empty((shape.numel(), n_rows, width), dtype=torch.float64)
         array, question = answer.numpy(), _tiles.QUESTIONS[what]
 
         def fill(span: slice) -> NDArray[np.bool_]:
-            strays = np.zeros(-(-(span.stop - span.start) // self.tile_rows), dtype=np.bool_)
+            strays = _no_strays(span, self.tile_rows)
             _tiles.score(values, span.start, span.stop, self.plan, question, array, strays)
             return strays
 
-        spans = self._spans(n_rows, 0)
+        spans = _spans(n_rows, 0, self.plan, torch.get_num_threads())
         strays = spread(fill, spans)
         answer = answer.reshape(*shape, n_rows, width)
         if what != "responsibilities":
             answer = answer.squeeze(-1)
         if what == "labels":
             answer = answer.long()
-        for stray in self._strays(spans, strays):
+        for stray in _stray_rows(spans, strays, self.tile_rows):
             part = answer.narrow(len(shape), stray.start, stray.stop - stray.start)
             part.copy_(self.fallback.score(rows[stray], what))
         return answer
-
-    def _spans(self, n_rows: int, n_sums: int) -> list[slice]:
-        """Stretches of rows for threads to take, whole tiles but for the last.
-
-        More of them than threads, since a core may be slower than another; one where there is
-        little to do. The cut does not depend on what happens, so that sums repeat.
-        """
-        n_threads = torch.get_num_threads()
-        work = n_rows * len(self.plan.weights)
-        n_tiles = -(-n_rows // self.tile_rows)
-        most = max(n_threads, min(_SPANS * n_threads, _MOST_SUMS // max(1, n_sums)))
-        n_spans = max(1, min(most, n_tiles, work // _SPAN_WORK)) if n_threads > 1 else 1
-        step = max(1, -(-n_tiles // n_spans)) * self.tile_rows
-        return [slice(i, min(i + step, n_rows)) for i in range(0, max(n_rows, 1), step)]
-
-    def _strays(self, spans: list[slice], strays: list[NDArray[np.bool_]]) -> list[slice]:
-        """The rows of tiles that the compiled function left out."""
-        starts = [
-            (span.start + int(tile) * self.tile_rows, span.stop)
-            for span, marks in zip(spans, strays, strict=True)
-            for tile in np.flatnonzero(marks)
-        ]
-        return [slice(start, min(start + self.tile_rows, stop)) for start, stop in starts]
 
     def _stats(self, sums: Tensor, second: Tensor, totals: Tensor) -> Stats:
         n_features, n_products = self.mixture.n_features, self.quadratic.shape[-1]
@@ -191,6 +133,121 @@ class CompiledKernel(Expansion):
             row_weight=totals[..., 0],
             log_likelihood=totals[..., 1],
         )
+
+
+class Sums(NamedTuple):
+    """What one pass over rows adds up, about the plan's centre.
+
+    ``strays`` are the rows that are left out, because the expanded form would cancel or a value is
+    NaN.
+    """
+
+    products: NDArray[np.float64]  # (B, K, F)
+    second: NDArray[np.float64]  # (B, D, D or more): of all components together, if whitened
+    totals: NDArray[np.float64]  # (B, 2): row weight and log-likelihood
+    strays: list[slice]
+
+    def plus(self, other: Sums) -> Sums:
+        """Those of both parts of some rows, none of which has strays."""
+        return Sums(*(a + b for a, b in zip(self[:3], other[:3], strict=True)), [])
+
+
+def collect_sums(
+    values: NDArray,
+    weight: NDArray[np.float64],
+    chance: NDArray[np.float64],
+    plan: _tiles.Plan,
+    n_mixtures: int,
+    n_threads: int | None = None,
+) -> Sums:
+    """One pass over rows (N, D); see :func:`mogul.kernels._tiles.collect`.
+
+    On as many threads as torch uses, or on ``n_threads``.
+    """
+    n_threads = n_threads or torch.get_num_threads()
+    n_features, n_lines = len(plan.centre), len(plan.left)
+    width = _tiles.padded(n_features) if plan.whitening.size else 0
+    shapes = [
+        (n_mixtures, plan.n_components, n_lines),
+        (n_mixtures, n_features, width),
+        (n_mixtures, 2),
+    ]
+    sizes = [math.prod(shape) for shape in shapes]
+    tile_rows = plan.tile_panels * PANEL
+
+    def parts(flat: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        ends = list(itertools.accumulate(sizes))
+        return [
+            flat[end - size : end].reshape(shape)
+            for end, size, shape in zip(ends, sizes, shapes, strict=True)
+        ]
+
+    def sums(span: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        flat, strays = np.zeros(sum(sizes)), _no_strays(span, tile_rows)
+        own = parts(flat)
+        _tiles.collect(values, span.start, span.stop, weight, chance, plan, *own, strays)
+        return flat, strays
+
+    spans = _spans(len(values), sum(sizes), plan, n_threads)
+    found = spread(sums, spans, n_threads)
+    products, second, totals = parts(reduce(np.add, [flat for flat, _ in found]))
+    if width and len(weight) < 2:
+        second[1:] = second[0]  # the same for all mixtures
+    strays = _stray_rows(spans, [marks for _, marks in found], tile_rows)
+    return Sums(products, second, totals, strays)
+
+
+def _no_strays(span: slice, tile_rows: int) -> NDArray[np.bool_]:
+    return np.zeros(-(-(span.stop - span.start) // tile_rows), dtype=np.bool_)
+
+
+def _spans(n_rows: int, n_sums: int, plan: _tiles.Plan, n_threads: int) -> list[slice]:
+    """Stretches of rows for threads to take, whole tiles but for the last.
+
+    More of them than threads, since a core may be slower than another; one where there is little to
+    do. The cut does not depend on what happens, so that sums repeat.
+    """
+    tile_rows = plan.tile_panels * PANEL
+    n_tiles = -(-n_rows // tile_rows)
+    most = max(n_threads, min(_SPANS * n_threads, _MOST_SUMS // max(1, n_sums)))
+    work = n_rows * len(plan.weights)
+    n_spans = max(1, min(most, n_tiles, work // _SPAN_WORK)) if n_threads > 1 else 1
+    step = max(1, -(-n_tiles // n_spans)) * tile_rows
+    return [slice(i, min(i + step, n_rows)) for i in range(0, max(n_rows, 1), step)]
+
+
+def _stray_rows(spans: list[slice], strays: list[NDArray[np.bool_]], tile_rows: int) -> list[slice]:
+    """The rows of tiles that the compiled function left out."""
+    starts = [
+        (span.start + int(tile) * tile_rows, span.stop)
+        for span, marks in zip(spans, strays, strict=True)
+        for tile in np.flatnonzero(marks)
+    ]
+    return [slice(start, min(start + tile_rows, stop)) for start, stop in starts]
+
+
+def empty_plan(
+    structure: type[Covariance], n_components: int, n_features: int, n_mixtures: int = 1
+) -> _tiles.Plan:
+    """A plan whose coefficients are still to be filled in."""
+    left, right, _ = _columns(structure, n_features)
+    n_lines = len(left)
+    chunk = _tiles.padded(-(-n_lines // -(-n_lines // _MOST_LINES)))
+    panels = _TILE_NUMBERS // (PANEL * (chunk + n_components))
+    whitened = 0 if structure.shared_features else n_features
+    return _tiles.Plan(
+        n_components=n_components,
+        centre=np.zeros(n_features),
+        sharpest=np.zeros(n_features),
+        limit=expansion_limit(n_features),
+        left=left,
+        right=right,
+        weights=np.zeros(n_mixtures * n_components * n_lines),
+        whitening=np.zeros(n_mixtures * whitened * whitened),
+        squares=bool((left == n_features + 1).any()),
+        tile_panels=max(1, min(_MOST_PANELS, panels)),
+        chunk=chunk,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -209,13 +266,13 @@ def _columns(
     return left, right, spare
 
 
-def _array(rows: Tensor) -> NDArray:
+def as_array(rows: Tensor) -> NDArray:
     """Rows as an array that compiled functions take: float64 or float32."""
     known = rows.dtype in (torch.float64, torch.float32)
     return (rows if known else rows.double()).detach().numpy()
 
 
-def _stacked(values: Tensor | None, rows: Tensor) -> NDArray[np.float64]:
+def as_lines(values: Tensor | None, rows: Tensor) -> NDArray[np.float64]:
     """Values for each row, (0 or more, N): none, one for all mixtures, or one for each."""
     if values is None:
         return np.empty((0, rows.shape[0]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
 
-__all__ = ["Expansion"]
+__all__ = ["Expansion", "expansion_limit"]
 
 _LIMIT_PER_FEATURE = 1e6
 """The largest quadratic form, per feature, that is summed in expanded form: float64 then leaves
@@ -44,10 +44,15 @@ class Expansion:
         self.weights = torch.cat([self.quadratic, *parts] if self.shared else parts, -1)
         sharpest = covariance.precision_diagonal().reshape(-1, mixture.n_features).amax(0)
         self.sharpest = sharpest.sqrt()
-        self.limit = math.sqrt(_LIMIT_PER_FEATURE * mixture.n_features)
+        self.limit = expansion_limit(mixture.n_features)
         farthest = shifted.abs().reshape(-1, mixture.n_features).amax(0)
         self.applies = bool(farthest @ self.sharpest < self.limit)
         self.fallback = ReferenceKernel(mixture)
+
+
+def expansion_limit(n_features: int) -> float:
+    """The largest root of a quadratic form that is summed in expanded form."""
+    return math.sqrt(_LIMIT_PER_FEATURE * n_features)
 
 
 def _centre(mixture: Mixture) -> Tensor:

@@ -1,0 +1,205 @@
+"""EM's map without torch: an E-step, an M-step and coordinates, each one compiled call.
+
+Torch takes some microseconds for every small operation, and a map has a hundred of them: more than
+the rows themselves cost when there are fewer than some ten thousand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mogul.covariances import (
+    Covariance,
+    DiagCovariance,
+    FullCovariance,
+    SphericalCovariance,
+    TiedCovariance,
+)
+from mogul.infer.ascent import Step
+from mogul.infer.repair import split_into
+from mogul.kernels import _parameters as code
+from mogul.kernels import e_step
+from mogul.kernels.compiled import Sums, as_array, as_lines, collect_sums, empty_plan
+from mogul.mixture import Mixture
+from mogul.stats import Stats
+
+__all__ = ["KINDS", "CompiledMap", "PackedChart", "PackedMixture", "mended"]
+
+Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]]
+MStep: TypeAlias = Callable[[Stats], tuple[Mixture, Tensor]]
+
+KINDS: dict[type[Covariance], int] = {
+    FullCovariance: code.FULL,
+    TiedCovariance: code.TIED,
+    DiagCovariance: code.DIAG,
+    SphericalCovariance: code.SPHERICAL,
+}
+
+
+@dataclass(frozen=True)
+class PackedMixture:
+    """A single mixture as three arrays; see :mod:`mogul.kernels._parameters`."""
+
+    structure: type[Covariance]
+    log_weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    factor: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, mixture: Mixture) -> PackedMixture:
+        structure = type(mixture.covariance)
+        factor = mixture.covariance.factor.double()
+        if KINDS[structure] in (code.DIAG, code.SPHERICAL):
+            factor = factor.reshape(mixture.n_components, 1, -1)
+        else:
+            factor = factor.reshape(-1, mixture.n_features, mixture.n_features)
+        arrays = (mixture.log_weights.double(), mixture.means.double(), factor)
+        return cls(structure, *(np.ascontiguousarray(a.detach().numpy()) for a in arrays))
+
+    def unpacked(self) -> Mixture:
+        k, d = self.means.shape
+        factor = torch.from_numpy(self.factor).reshape(self.structure.factor_shape(k, d))
+        log_weights, means = torch.from_numpy(self.log_weights), torch.from_numpy(self.means)
+        return Mixture(log_weights, means, self.structure(factor, k, d))
+
+    def blank(self) -> PackedMixture:
+        """Arrays of the same shapes, to be filled in."""
+        parts = (self.log_weights, self.means, self.factor)
+        return PackedMixture(self.structure, *(np.empty_like(part) for part in parts))
+
+    @property
+    def kind(self) -> int:
+        return KINDS[self.structure]
+
+    @property
+    def n_components(self) -> int:
+        return len(self.log_weights)
+
+
+class CompiledMap:
+    """One pass over the rows for each of some mixtures: its log-likelihood, and EM's next mixture.
+
+    Where rows or components are so far apart that the expanded form would cancel, ``m_step`` of the
+    statistics of :func:`~mogul.kernels.e_step` takes its place.
+
+    Parameters
+    ----------
+    batches : iterable of (rows, weights), re-iterable
+        On a CPU.
+    like : Mixture
+        Of the structure and size of all mixtures to come.
+    floor : float
+        Added to every variance.
+    m_step : callable (Stats) → (Mixture, ok)
+    n_threads : int
+    """
+
+    def __init__(
+        self, batches: Batches, like: Mixture, floor: float, m_step: MStep, n_threads: int
+    ):
+        self.batches, self.floor, self.m_step = batches, floor, m_step
+        self.n_threads = n_threads
+        self.plan = empty_plan(type(like.covariance), like.n_components, like.n_features)
+        self.compiled = True
+
+    def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
+        return [self._step(point) for point in points]
+
+    def value(self, point: PackedMixture) -> float:
+        """The log-likelihood in nats per unit of row weight."""
+        return self._step(point).value
+
+    def _step(self, point: PackedMixture) -> Step[PackedMixture]:
+        step = self._compiled_step(point) if self.compiled else None
+        if step is None:
+            self.compiled = False  # what is far away stays there
+            step = self._plain_step(point)
+        return step
+
+    def _compiled_step(self, point: PackedMixture) -> Step[PackedMixture] | None:
+        plan = self.plan
+        arrays = point.log_weights, point.means, point.factor
+        plans = plan.centre, plan.sharpest, plan.weights, plan.whitening
+        farthest = code.prepare(point.kind, *arrays, len(plan.left), *plans)
+        if not farthest < plan.limit:
+            return None
+        sums = self._sums()
+        if sums is None:
+            return None
+        row_weight, log_likelihood = sums.totals[0].tolist()
+        mapped, ok = point.blank(), np.empty(point.n_components, dtype=np.bool_)
+        code.maximise(
+            point.kind,
+            sums.products[0],
+            sums.second[0],
+            row_weight,
+            plan.centre,
+            point.means,
+            self.floor,
+            mapped.log_weights,
+            mapped.means,
+            mapped.factor,
+            ok,
+        )
+        bad = () if ok.all() else np.flatnonzero(~ok).tolist()
+        return Step(log_likelihood / row_weight, mapped, bad)
+
+    def _sums(self) -> Sums | None:
+        """Of all batches; None where a row is too far away for the expanded form."""
+        found = None
+        for rows, weight in self.batches:
+            lines = as_lines(weight, rows), as_lines(None, rows)
+            new = collect_sums(as_array(rows), *lines, self.plan, 1, self.n_threads)
+            if new.strays:
+                return None
+            found = new if found is None else found.plus(new)
+        return found
+
+    def _plain_step(self, point: PackedMixture) -> Step[PackedMixture]:
+        mixture = point.unpacked()
+        stats = reduce(add, (e_step(rows, mixture, weight) for rows, weight in self.batches))
+        mapped, ok = self.m_step(stats)
+        bad = (~ok).nonzero().flatten().tolist()
+        return Step(float(stats.mean_log_likelihood()), PackedMixture.of(mapped), bad)
+
+
+class PackedChart:
+    """The coordinates of :class:`~mogul.infer.squarem.MixtureChart`, for packed mixtures."""
+
+    def encode(self, point: PackedMixture, reference: PackedMixture) -> Tensor:
+        k, d = point.means.shape
+        values = np.empty(k * (1 + d) + math.prod(point.structure.chart_shape(k, d)))
+        code.encode(
+            point.kind,
+            point.log_weights,
+            point.means,
+            point.factor,
+            reference.means,
+            reference.factor,
+            values,
+        )
+        return torch.from_numpy(values)
+
+    def decode(self, values: Tensor, reference: PackedMixture) -> PackedMixture:
+        point = reference.blank()
+        parts = point.log_weights, point.means, point.factor
+        code.decode(point.kind, values.numpy(), reference.means, reference.factor, *parts)
+        return point
+
+
+def mended(point: PackedMixture, collapsed: Sequence[int]) -> PackedMixture | None:
+    """With a component that collapsed replaced; see :func:`~mogul.infer.repair.split_into`."""
+    ok = torch.ones(point.n_components, dtype=torch.bool)
+    ok[list(collapsed)] = False
+    whole = split_into(point.unpacked(), ok)
+    return None if whole is None else PackedMixture.of(whole)

@@ -1,0 +1,385 @@
+"""From parameters to a plan and from sums to parameters, compiled: all of EM but its E-step.
+
+A mixture is three arrays here: log-weights (K,), means (K, D) and factors of three axes: (K, D, D)
+for full covariances, (1, D, D) for tied ones, (K, 1, D) for diagonal and (K, 1, 1) for spherical
+ones. Each is the square root of a covariance that :mod:`mogul.covariances` stores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mogul.kernels._blocks import BLOCK
+from mogul.kernels._vectors import FLAGS
+
+__all__ = ["DIAG", "FULL", "SPHERICAL", "TIED", "decode", "encode", "maximise", "prepare"]
+
+FULL, TIED, DIAG, SPHERICAL = range(4)
+
+_EPS = 2.0**-52
+_EMPTY = 10.0 * _EPS
+_ROUNDING = 8.0 * _EPS
+_LOG_TWO_PI = math.log(2 * math.pi)
+_DENSE = {**FLAGS, "fastmath": {"contract", "reassoc", "nsz"}}
+"""Sums of products may be taken in any order."""
+
+
+# --- triangles ------------------------------------------------------------------------------------
+
+
+@njit(**_DENSE)
+def _cholesky(matrix):
+    """Overwrite the lower triangle with its Cholesky factor, zero above; whether that worked.
+
+    A pivot below the rounding of its own diagonal element carries no information.
+    """
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            value = matrix[i, j]
+            for m in range(j):
+                value -= matrix[i, m] * matrix[j, m]
+            if i > j:
+                matrix[i, j] = value / matrix[j, j]
+            else:
+                if not (value > n * _EPS * matrix[i, i] and value < math.inf):
+                    return False
+                matrix[i, i] = math.sqrt(value)
+        for j in range(i + 1, n):
+            matrix[i, j] = 0.0
+    return True
+
+
+@njit(**_DENSE)
+def _invert(lower, inverse):
+    """The inverse of a lower triangular matrix."""
+    n = lower.shape[0]
+    inverse[:] = 0.0
+    for i in range(n):
+        for m in range(i):
+            factor = lower[i, m]
+            for j in range(m + 1):
+                inverse[i, j] -= factor * inverse[m, j]
+        scale = 1.0 / lower[i, i]
+        for j in range(i):
+            inverse[i, j] *= scale
+        inverse[i, i] = scale
+
+
+@njit(**_DENSE)
+def _gram(inverse, precision):
+    """The lower triangle of L⁻ᵀ L⁻¹."""
+    n = inverse.shape[0]
+    precision[:] = 0.0
+    for m in range(n):
+        for i in range(m + 1):
+            factor = inverse[m, i]
+            for j in range(i + 1):
+                precision[i, j] += factor * inverse[m, j]
+
+
+@njit(**_DENSE)
+def _lower_times(lower, vector, out):
+    for i in range(lower.shape[0]):
+        value = 0.0
+        for j in range(i + 1):
+            value += lower[i, j] * vector[j]
+        out[i] = value
+
+
+@njit(**_DENSE)
+def _transposed_times(lower, vector, out):
+    out[:] = 0.0
+    for i in range(lower.shape[0]):
+        for j in range(i + 1):
+            out[j] += lower[i, j] * vector[i]
+
+
+# --- parameters to a plan -------------------------------------------------------------------------
+
+
+@njit(**FLAGS)
+def _choose_centre(kind, log_weights, means, factor, centre):
+    """The mixture's mean, to an eighth of a standard deviation; see `expansion`."""
+    n_components, n_features = means.shape
+    for d in range(n_features):
+        mean = 0.0
+        for k in range(n_components):
+            mean += math.exp(log_weights[k]) * means[k, d]
+        variance = 0.0
+        for k in range(n_components):
+            own = 0.0
+            if kind in (FULL, TIED):
+                row = factor[k if kind == FULL else 0, d]
+                for j in range(d + 1):
+                    own += row[j] * row[j]
+            else:
+                own = factor[k, 0, d if kind == DIAG else 0] ** 2
+            gap = means[k, d] - mean
+            variance += math.exp(log_weights[k]) * (own + gap * gap)
+        unit = np.exp2(np.floor(np.log2(math.sqrt(variance))) - 3)
+        centre[d] = np.round(mean / unit) * unit
+
+
+@njit(**FLAGS)
+def prepare(kind, log_weights, means, factor, n_lines, centre, sharpest, weights, whitening):
+    """Fill in what a :class:`~mogul.kernels._tiles.Plan` holds of one mixture.
+
+    Returns how far the farthest mean is from the centre, in the units of the plan's limit; NaN
+    where a parameter is not finite.
+    """
+    n_components, n_features = means.shape
+    _choose_centre(kind, log_weights, means, factor, centre)
+    matrices = kind in (FULL, TIED)
+    size = n_features if matrices else 0
+    inverse, precision = np.zeros((size, size)), np.zeros((size, size))
+    gap, white, linear = np.empty(n_features), np.empty(n_features), np.empty(n_features)
+    sharpest[:] = 0.0
+    weights[:] = 0.0
+    log_det = 0.0
+    for k in range(n_components):
+        block = k // BLOCK * BLOCK
+        step = min(BLOCK, n_components - block)
+        at = block * n_lines + k - block
+        for d in range(n_features):
+            gap[d] = means[k, d] - centre[d]
+        if kind == FULL or (kind == TIED and k == 0):
+            lower = factor[k]
+            _invert(lower, inverse)
+            _gram(inverse, precision)
+            log_det = 0.0
+            for d in range(n_features):
+                log_det += math.log(lower[d, d])
+                sharpest[d] = max(sharpest[d], precision[d, d])
+        distance = 0.0
+        if matrices:
+            _lower_times(inverse, gap, white)
+            for d in range(n_features):
+                distance += white[d] * white[d]
+            _transposed_times(inverse, white, linear)
+            if kind == FULL:
+                for i in range(n_features):
+                    for j in range(i):
+                        weights[at] = -precision[i, j]
+                        at += step
+                    weights[at] = -0.5 * precision[i, i]
+                    at += step
+            elif k == 0:
+                for j in range(n_features):  # in the order of `multiply`
+                    for i in range(j, n_features):
+                        first = i // BLOCK * BLOCK
+                        rows = min(BLOCK, n_features - first)
+                        whitening[first * n_features + j * rows + i - first] = inverse[i, j]
+        else:
+            log_det = 0.0
+            for d in range(n_features):
+                scale = factor[k, 0, d if kind == DIAG else 0]
+                value = 1.0 / (scale * scale)
+                sharpest[d] = max(sharpest[d], value)
+                linear[d] = value * gap[d]
+                distance += linear[d] * gap[d]
+                log_det += math.log(scale)
+                if kind == DIAG or d == 0:
+                    weights[at] = -0.5 * value
+                    at += step
+        for d in range(n_features):
+            weights[at] = linear[d]
+            at += step
+        constant = log_weights[k] - log_det - 0.5 * (distance + n_features * _LOG_TWO_PI)
+        weights[at] = constant
+    farthest = 0.0
+    for d in range(n_features):
+        sharpest[d] = math.sqrt(sharpest[d])
+        reach = 0.0
+        for k in range(n_components):
+            reach = max(reach, abs(means[k, d] - centre[d]))
+        farthest += reach * sharpest[d]
+    return farthest
+
+
+# --- sums to parameters ---------------------------------------------------------------------------
+
+
+@njit(**FLAGS)
+def maximise(
+    kind, sums, second, row_weight, centre, old_means, floor, log_weights, means, factor, ok
+):
+    """The M-step from sums about ``centre``; see :func:`mogul.infer.em.m_step`.
+
+    ``sums`` (K, F) are as `collect` leaves them; ``second`` (D, D or more) is that of tied
+    covariances.
+    """
+    n_components, n_features = means.shape
+    n_products = 0
+    if kind == FULL:
+        n_products = n_features * (n_features + 1) // 2
+    elif kind == DIAG:
+        n_products = n_features
+    elif kind == SPHERICAL:
+        n_products = 1
+    every = 0.0
+    for k in range(n_components):
+        count = sums[k, n_products + n_features]
+        ok[k] = count > _EMPTY * row_weight
+        if ok[k]:
+            every += count
+    gap = np.empty(n_features)
+    if kind == TIED:
+        shared = factor[0]
+        shared[:] = 0.0
+        for i in range(n_features):
+            for j in range(i + 1):
+                shared[i, j] = second[i, j]
+    for k in range(n_components):
+        count = sums[k, n_products + n_features] if ok[k] else 1.0
+        log_weights[k] = math.log(count / every) if ok[k] else -math.inf
+        for d in range(n_features):
+            if ok[k]:
+                gap[d] = sums[k, n_products + d] / count
+                means[k, d] = centre[d] + gap[d]
+            else:
+                gap[d] = 0.0
+                means[k, d] = old_means[k, d]
+        if kind == FULL:
+            own, at = factor[k], 0
+            for i in range(n_features):
+                for j in range(i + 1):
+                    own[i, j] = sums[k, at] / count - gap[i] * gap[j]
+                    at += 1
+                own[i, i] += floor
+                ok[k] &= own[i, i] > _noise(means[k, i], old_means[k, i])
+            if not (ok[k] and _cholesky(own)):
+                ok[k] = False
+                _unit(own)
+        elif kind == TIED:
+            if ok[k]:
+                for i in range(n_features):
+                    for j in range(i + 1):
+                        factor[0, i, j] -= count * gap[i] * gap[j]
+        else:
+            trace = 0.0
+            for d in range(n_features):
+                if kind == SPHERICAL:
+                    trace += gap[d] * gap[d]
+                    continue
+                value = sums[k, d] / count - gap[d] * gap[d] + floor
+                ok[k] &= value < math.inf and value > _noise(means[k, d], old_means[k, d])
+                factor[k, 0, d] = math.sqrt(value) if ok[k] else 1.0
+            if kind == SPHERICAL:
+                value = (sums[k, 0] / count - trace) / n_features + floor
+                for d in range(n_features):
+                    ok[k] &= value < math.inf and value > _noise(means[k, d], old_means[k, d])
+                factor[k, 0, 0] = math.sqrt(value) if ok[k] else 1.0
+            if not ok[k]:
+                factor[k] = 1.0
+    if kind == TIED:
+        shared = factor[0]
+        for i in range(n_features):
+            for j in range(i + 1):
+                shared[i, j] /= every
+            shared[i, i] += floor
+            for k in range(n_components):
+                ok[k] &= shared[i, i] > _noise(means[k, i], old_means[k, i])
+        if not _cholesky(shared):
+            _unit(shared)
+            ok[:] = False
+
+
+@njit(**FLAGS)
+def _noise(new, old):
+    """The rounding of squares that a variance was computed from."""
+    return _ROUNDING * max((new - old) ** 2, _EPS * new * new)
+
+
+@njit(**FLAGS)
+def _unit(matrix):
+    matrix[:] = 0.0
+    for i in range(matrix.shape[0]):
+        matrix[i, i] = 1.0
+
+
+# --- coordinates to extrapolate in ----------------------------------------------------------------
+
+
+@njit(**FLAGS)
+def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
+    """Log-weights, means and logarithms of factors, in units of a reference's factors."""
+    n_components, n_features = means.shape
+    at = n_components
+    values[:at] = log_weights
+    matrices = kind in (FULL, TIED)
+    inverse = np.zeros((n_features, n_features))
+    for k in range(n_components):
+        if kind == FULL or (kind == TIED and k == 0):
+            _invert(ref_factor[k], inverse)
+        for i in range(n_features):
+            if matrices:
+                value = 0.0
+                for j in range(i + 1):
+                    value += inverse[i, j] * (means[k, j] - ref_means[k, j])
+            else:
+                scale = ref_factor[k, 0, i if kind == DIAG else 0]
+                value = (means[k, i] - ref_means[k, i]) / scale
+            values[at] = value
+            at += 1
+    for b in range(factor.shape[0]):
+        if not matrices:
+            for d in range(factor.shape[2]):
+                values[at] = math.log(factor[b, 0, d] / ref_factor[b, 0, d])
+                at += 1
+            continue
+        _invert(ref_factor[b], inverse)
+        for i in range(n_features):
+            for j in range(i + 1):
+                value = 0.0
+                for m in range(j, i + 1):
+                    value += inverse[i, m] * factor[b, m, j]
+                values[at] = math.log(value) if i == j else value
+                at += 1
+
+
+@njit(**FLAGS)
+def decode(kind, values, ref_means, ref_factor, log_weights, means, factor):
+    """The inverse of :func:`encode`; weights are made to add up to one."""
+    n_components, n_features = means.shape
+    at = n_components
+    peak = values[:at].max()
+    mass = 0.0
+    for k in range(n_components):
+        mass += math.exp(values[k] - peak)
+    for k in range(n_components):
+        log_weights[k] = values[k] - peak - math.log(mass)
+    matrices = kind in (FULL, TIED)
+    for k in range(n_components):
+        for i in range(n_features):
+            if matrices:
+                row = ref_factor[k if kind == FULL else 0, i]
+                value = 0.0
+                for j in range(i + 1):
+                    value += row[j] * values[at + j]
+            else:
+                value = ref_factor[k, 0, i if kind == DIAG else 0] * values[at + i]
+            means[k, i] = ref_means[k, i] + value
+        at += n_features
+    inner = np.zeros((n_features, n_features))
+    for b in range(factor.shape[0]):
+        if not matrices:
+            for d in range(factor.shape[2]):
+                factor[b, 0, d] = ref_factor[b, 0, d] * math.exp(values[at])
+                at += 1
+            continue
+        for i in range(n_features):
+            for j in range(i + 1):
+                inner[i, j] = math.exp(values[at]) if i == j else values[at]
+                at += 1
+        for i in range(n_features):
+            for j in range(i + 1):
+                value = 0.0
+                for m in range(j, i + 1):
+                    value += ref_factor[b, i, m] * inner[m, j]
+                factor[b, i, j] = value
+            for j in range(i + 1, n_features):
+                factor[b, i, j] = 0.0
