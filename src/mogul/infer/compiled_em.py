@@ -56,15 +56,28 @@ class PackedMixture:
     factor: NDArray[np.float64]
 
     @classmethod
+    def empty(
+        cls, structure: type[Covariance], n_components: int, n_features: int
+    ) -> PackedMixture:
+        """Arrays of the right shapes, to be filled in."""
+        k, d = n_components, n_features
+        shapes = {
+            code.FULL: (k, d, d),
+            code.TIED: (1, d, d),
+            code.DIAG: (k, 1, d),
+            code.SPHERICAL: (k, 1, 1),
+        }
+        factor = np.empty(shapes[KINDS[structure]])
+        return cls(structure, np.empty(k), np.empty((k, d)), factor)
+
+    @classmethod
     def of(cls, mixture: Mixture) -> PackedMixture:
-        structure = type(mixture.covariance)
-        factor = mixture.covariance.factor.double()
-        if KINDS[structure] in (code.DIAG, code.SPHERICAL):
-            factor = factor.reshape(mixture.n_components, 1, -1)
-        else:
-            factor = factor.reshape(-1, mixture.n_features, mixture.n_features)
-        arrays = (mixture.log_weights.double(), mixture.means.double(), factor)
-        return cls(structure, *(np.ascontiguousarray(a.detach().numpy()) for a in arrays))
+        """A single mixture."""
+        packed = cls.empty(type(mixture.covariance), *mixture.means.shape)
+        packed.log_weights[:] = mixture.log_weights.detach().numpy()
+        packed.means[:] = mixture.means.detach().numpy()
+        packed.factor[:] = mixture.covariance.factor.detach().numpy().reshape(packed.factor.shape)
+        return packed
 
     def unpacked(self) -> Mixture:
         k, d = self.means.shape
@@ -73,9 +86,8 @@ class PackedMixture:
         return Mixture(log_weights, means, self.structure(factor, k, d))
 
     def blank(self) -> PackedMixture:
-        """Arrays of the same shapes, to be filled in."""
-        parts = (self.log_weights, self.means, self.factor)
-        return PackedMixture(self.structure, *(np.empty_like(part) for part in parts))
+        """One of the same size, to be filled in."""
+        return PackedMixture.empty(self.structure, *self.means.shape)
 
     @property
     def kind(self) -> int:

@@ -15,6 +15,7 @@ from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
 from mogul.infer.em import EMSettings, fit_em, likeliest, m_step, mend, stack
+from mogul.kernels import has_compiler
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -182,11 +183,15 @@ def _column_scale(rows: Rows) -> Tensor:
 def _kmeans_labels(
     rows: Rows, unit: Tensor, n_components: int, random_state: RandomState
 ) -> Tensor:
+    if rows.n_rows <= n_components:  # fewer distinct rows than clusters: one each
+        return torch.arange(rows.n_rows)
+    if _compiles(rows):
+        from mogul.infer.compiled_starts import kmeans_labels
+
+        return kmeans_labels(rows, unit, n_components, random_state)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    if rows.n_rows <= n_components:  # fewer distinct rows than clusters: one each
-        return torch.arange(rows.n_rows)
     seed = random_state.randint(np.iinfo(np.int32).max)
     scaled = ((rows.values.double() - rows.mean()) / unit).cpu().numpy()
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
@@ -200,6 +205,13 @@ def _kmeans_labels(
 def _from_labels(
     rows: Rows, labels: Tensor, n_components: int, kind: type[Covariance], settings: EMSettings
 ) -> tuple[Mixture, Tensor]:
+    if _compiles(rows) and not settings.shrinkage:
+        from mogul.infer.compiled_starts import mixture_of_labels
+
+        found = mixture_of_labels(rows, labels, n_components, kind, settings.floor)
+        if found is not None:
+            return found, torch.ones(n_components, dtype=torch.bool)
+
     def draw(start: int, n: int) -> Tensor:
         part = labels[start : start + n].to(rows.values.device)
         return torch.nn.functional.one_hot(part, n_components).double().T
@@ -251,6 +263,10 @@ def _maximise(
     total = count.sum()
     stats = Stats(count, first, second, origin, total, torch.zeros_like(total))
     return m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
+
+
+def _compiles(rows: Rows) -> bool:
+    return rows.values.device.type == "cpu" and has_compiler()
 
 
 def _short_em(

@@ -1,0 +1,234 @@
+"""k-means, compiled, on the panels of the E-step: where a fit begins."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mogul.kernels._blocks import BLOCK, accumulate, multiply
+from mogul.kernels._tiles import (
+    _empty_lines,
+    _label,
+    _load_tile,
+    _load_weight,
+    _make_features,
+    _weigh,
+)
+from mogul.kernels._vectors import FLAGS, LANES, PANEL, load, splat, store
+
+__all__ = ["hard_sums", "kmeans"]
+
+
+@njit(**FLAGS)
+def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
+    """Labels (N,) of Lloyd's algorithm from greedy k-means++ (Arthur and Vassilvitskii 2007).
+
+    Parameters
+    ----------
+    rows : (N, D)
+    weight : (0 or 1, N)
+    plan : Plan
+        Of which the centre counts, near the mean of the rows.
+    n_clusters : int
+    chance : (n_clusters, L) numbers between 0 and 1
+        For each further centre L rows are drawn, and the best of them is kept.
+    max_iter : int
+    tol : float
+        Lloyd's algorithm ends when the centres moved less, in squared distance all together.
+    """
+    n_rows, n_features = rows.shape
+    n_panels = (n_rows + PANEL - 1) // PANEL
+    lines = _empty_lines(n_panels, n_features)
+    _load_tile(rows, 0, n_rows, plan, lines)
+    mass = np.empty(n_panels * PANEL)
+    _load_weight(weight, 0, 0, n_rows, mass)
+    squares = _squares(lines, n_panels, n_features)
+    centres = _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance)
+    labels = np.zeros(n_rows, dtype=np.int64)
+    for iteration in range(max_iter):
+        distance = _assign(lines, squares, n_rows, n_features, centres, labels)
+        moved = _move(lines, mass, distance, n_features, labels, centres)
+        if moved <= tol and iteration > 0:
+            break
+    _assign(lines, squares, n_rows, n_features, centres, labels)
+    return labels
+
+
+@njit(**FLAGS)
+def hard_sums(rows, weight, plan, labels, sums, second):
+    """Sums about the plan's centre where each row is of one component; as of `collect`."""
+    n_rows, n_features = rows.shape
+    n_components, n_lines = plan.n_components, plan.left.shape[0]
+    n_panels, chunk = plan.tile_panels, plan.chunk
+    tile_rows = n_panels * PANEL
+    lines = _empty_lines(n_panels, n_features)
+    features = np.empty(n_panels * chunk * PANEL)
+    terms = np.empty(n_panels * n_components * PANEL)
+    row_weight = np.empty(tile_rows)
+    heavy = np.empty(n_panels * n_features * PANEL if plan.whitening.size else 0)
+    flat, flat_second = sums.reshape(-1), second.reshape(-1)
+    total = 0.0
+    for start in range(0, n_rows, tile_rows):
+        count = min(tile_rows, n_rows - start)
+        _load_tile(rows, start, count, plan, lines)
+        _load_weight(weight, 0, start, count, row_weight)
+        used = (count + PANEL - 1) // PANEL
+        terms[:] = 0.0
+        for i in range(count):
+            place = (i // PANEL * n_components + labels[start + i]) * PANEL
+            terms[place + i % PANEL] = row_weight[i]
+            total += row_weight[i]
+        for first in range(0, n_lines, chunk):
+            n = min(chunk, n_lines - first)
+            _make_features(lines, n_features, plan, first, n, used, features)
+            step = n_components * PANEL
+            accumulate(
+                terms, n_components, step, features, n, n * PANEL, flat, first, n_lines, used
+            )
+        if plan.whitening.size:
+            _weigh(lines, n_features, row_weight, used, heavy)
+            width = second.shape[1]
+            accumulate(
+                heavy, n_features, n_features * PANEL,
+                lines, width, (n_features + 3) * PANEL,
+                flat_second, 0, width, used,
+            )  # fmt: skip
+    return total
+
+
+@njit(**FLAGS)
+def _squares(lines, n_panels, n_features):
+    """The squared lengths of all rows."""
+    squares = np.empty(n_panels * PANEL)
+    for at in range(0, n_panels * PANEL, LANES):
+        base = at // PANEL * (n_features + 3) * PANEL + at % PANEL
+        value = splat(0.0)
+        for d in range(n_features):
+            x = load(lines, base + d * PANEL)
+            value = value + x * x
+        store(squares, at, value)
+    return squares
+
+
+@njit(**FLAGS)
+def _blocked_centres(centres, weights):
+    """Weights of `multiply` with which the terms are x · c − ½ c · c."""
+    n_clusters, n_features = centres.shape
+    for k in range(n_clusters):
+        block = k // BLOCK * BLOCK
+        step = min(BLOCK, n_clusters - block)
+        at = block * (n_features + 1) + k - block
+        half = 0.0
+        for d in range(n_features):
+            weights[at] = centres[k, d]
+            half += centres[k, d] * centres[k, d]
+            at += step
+        weights[at] = -0.5 * half
+
+
+@njit(**FLAGS)
+def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
+    """Rows far from each other, each the best of some drawn by squared distance."""
+    n_tries = chance.shape[1]
+    centres = np.empty((n_clusters, n_features))
+    candidates = np.empty((n_tries, n_features))
+    weights = np.empty(n_tries * (n_features + 1))
+    n_panels = squares.shape[0] // PANEL
+    terms = np.empty(n_tries * PANEL)
+    nearest = np.full(squares.shape[0], math.inf)
+    ahead = np.empty((n_tries, squares.shape[0]))
+    potential = np.empty(n_tries)
+    chances = mass.copy()
+    for c in range(n_clusters):
+        total = 0.0
+        for i in range(n_rows):
+            total += chances[i]
+        tries = n_tries if c else 1
+        for t in range(tries):
+            row, level, below = -1, chance[c, t] * total, 0.0
+            for i in range(n_rows):
+                below += chances[i]
+                if chances[i] > 0.0:
+                    row = i
+                    if below > level:
+                        break
+            row = max(row, 0)
+            base = row // PANEL * (n_features + 3) * PANEL + row % PANEL
+            for d in range(n_features):
+                candidates[t, d] = lines[base + d * PANEL]
+        _blocked_centres(candidates[:tries], weights)
+        potential[:] = 0.0
+        for panel in range(n_panels):
+            at = panel * (n_features + 3) * PANEL
+            n = n_features + 1
+            multiply(weights, 0, lines, at, 0, n, n, terms, 0, tries, True)
+            for t in range(tries):
+                for i in range(PANEL):
+                    j = panel * PANEL + i
+                    gap = max(squares[j] - 2.0 * terms[t * PANEL + i], 0.0)
+                    gap = min(gap, nearest[j])
+                    ahead[t, j] = gap
+                    potential[t] += gap * mass[j]
+        best = 0
+        for t in range(1, tries):
+            if potential[t] < potential[best]:
+                best = t
+        centres[c] = candidates[best]
+        for j in range(squares.shape[0]):
+            nearest[j] = ahead[best, j]
+            chances[j] = nearest[j] * mass[j]
+    return centres
+
+
+@njit(**FLAGS)
+def _assign(lines, squares, n_rows, n_features, centres, labels):
+    """The nearest centre of each row; squared distances from it."""
+    n_clusters = centres.shape[0]
+    n = n_features + 1
+    weights = np.empty(n_clusters * n)
+    _blocked_centres(centres, weights)
+    terms = np.empty(n_clusters * PANEL)
+    found = np.empty(PANEL)
+    distance = np.empty(n_rows)
+    for panel in range(squares.shape[0] // PANEL):
+        at = panel * (n_features + 3) * PANEL
+        multiply(weights, 0, lines, at, 0, n, n, terms, 0, n_clusters, True)
+        for v in range(0, PANEL, LANES):
+            store(found, v, _label(terms, v, n_clusters))
+        first = panel * PANEL
+        for i in range(min(PANEL, n_rows - first)):
+            label = int(found[i])
+            labels[first + i] = label
+            distance[first + i] = max(squares[first + i] - 2.0 * terms[label * PANEL + i], 0.0)
+    return distance
+
+
+@njit(**FLAGS)
+def _move(lines, mass, distance, n_features, labels, centres):
+    """Centres to the means of their rows, an empty one to the row farthest from its own."""
+    n_clusters = centres.shape[0]
+    sums = np.zeros((n_clusters, n_features))
+    count = np.zeros(n_clusters)
+    for i in range(labels.shape[0]):
+        if mass[i] > 0.0:
+            label = labels[i]
+            base = i // PANEL * (n_features + 3) * PANEL + i % PANEL
+            count[label] += mass[i]
+            for d in range(n_features):
+                sums[label, d] += mass[i] * lines[base + d * PANEL]
+    moved = 0.0
+    for k in range(n_clusters):
+        if count[k] <= 0.0:
+            far = np.argmax(distance)
+            distance[far] = 0.0
+            base = far // PANEL * (n_features + 3) * PANEL + far % PANEL
+            for d in range(n_features):
+                sums[k, d] = lines[base + d * PANEL]
+            count[k] = 1.0
+        for d in range(n_features):
+            new = sums[k, d] / count[k]
+            moved += (new - centres[k, d]) ** 2
+            centres[k, d] = new
+    return moved
