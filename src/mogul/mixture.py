@@ -244,6 +244,11 @@ class Mixture(Distribution):
 
     def __getitem__(self, index: Any) -> Mixture:
         """Some of a batch of mixtures, as by indexing a tensor of the batch shape."""
+        if isinstance(index, int) and self.batch_shape:  # the most frequent case by far
+            covariance = self.covariance.index(index)
+            return Mixture(
+                self.log_weights[index], self.means[index], covariance, self.feature_names
+            )
         places = torch.arange(self.batch_shape.numel()).reshape(self.batch_shape)[index]
         whole = self if self.batch_shape else self.expand((1,))
         at = torch.unravel_index(places.to(self.device), whole.batch_shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mogul.estimators.aegmm import AEGMM
 from mogul.estimators.bayesian_mixture import BayesianGaussianMixture
 from mogul.estimators.gaussian_mixture import GaussianMixture
+from mogul.estimators.many import ManyFits, fit_many
 from mogul.estimators.mixture_density_regressor import MixtureDensityRegressor
 from mogul.estimators.mixture_outlier_detector import MixtureOutlierDetector
 from mogul.estimators.selection import SelectionResult, select
@@ -16,9 +17,11 @@ __all__ = [
     "VAEGMM",
     "BayesianGaussianMixture",
     "GaussianMixture",
+    "ManyFits",
     "MixtureDensityRegressor",
     "MixtureOutlierDetector",
     "SelectionResult",
     "Slogan",
+    "fit_many",
     "select",
 ]

@@ -235,6 +235,8 @@ def likeliest(log_likelihood: Tensor) -> int:
 
 def mend(mixture: Mixture, ok: Tensor) -> tuple[Mixture, Tensor]:
     """Repair the starts of a batch; the second answer is False for a start beyond repair."""
+    if bool(ok.all()):
+        return mixture, torch.ones(len(mixture), dtype=torch.bool)
     pairs = [(mixture[i], split_into(mixture[i], ok[i])) for i in range(len(mixture))]
     mended = [whole if repaired is None else repaired for whole, repaired in pairs]
     return stack(mended), torch.tensor([repaired is not None for _, repaired in pairs])

@@ -19,15 +19,23 @@ from mogul.kernels import has_compiler
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["STARTS", "distinct_rows", "kmeans_starts", "sample_rows", "start_mixtures"]
+__all__ = [
+    "CANDIDATES",
+    "SHORT_ITERATIONS",
+    "STARTS",
+    "distinct_rows",
+    "kmeans_starts",
+    "sample_rows",
+    "start_mixtures",
+]
 
 _SAMPLE_ROWS = 20_000
 _SAMPLE_ROWS_PER_COMPONENT = 200
 """k-means on more rows than these changes its centres by less than EM then moves them."""
-_CANDIDATES = 4
+CANDIDATES = 4
 """k-means runs for each start, half of them on standardised columns; the best after a short EM
 is taken (Biernacki, Celeux and Govaert 2003 recommend short runs of EM for this)."""
-_SHORT_ITERATIONS = 10
+SHORT_ITERATIONS = 10
 _CHUNK_ROWS = 8192
 
 Start = Callable[[Rows, int, type[Covariance], EMSettings, RandomState], tuple[Mixture, Tensor]]
@@ -66,7 +74,7 @@ def _from_kmeans(
 ) -> tuple[Mixture, Tensor]:
     sample = sample_rows(rows, n_components, random_state)
     distinct = distinct_rows(sample)
-    starts, ok = kmeans_starts(distinct, n_components, kind, settings, _CANDIDATES, random_state)
+    starts, ok = kmeans_starts(distinct, n_components, kind, settings, CANDIDATES, random_state)
     ends, best = _short_em(distinct, starts, ok, settings)
     if ends is None:
         return starts[0], ok[0]
@@ -278,7 +286,7 @@ def _short_em(
     if len(index) == 0:
         return None, 0
     # The fit's own tolerance: a start is judged by where the fit itself would bring it.
-    short = replace(settings, max_iter=_SHORT_ITERATIONS, acceleration="none")
+    short = replace(settings, max_iter=SHORT_ITERATIONS, acceleration="none")
     ran = fit_em(rows, mended[index], short)
     if ran.interrupted:  # there is nothing to keep yet
         raise KeyboardInterrupt

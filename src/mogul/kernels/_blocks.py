@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from mogul.kernels._vectors import (
-    FLAGS,
+    INNER,
     LANES,
     PANEL,
     REGISTERS,
@@ -168,7 +168,7 @@ _multiply_1, _multiply_2, _multiply_3, _multiply_4 = map(_multiply_block, range(
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def multiply(
     weights, at_weight, lines, at_line, first, n_lines, n_all, terms, at_term, n_terms, fresh
 ):
@@ -190,7 +190,7 @@ def multiply(
             _multiply_1(weights, w, lines, at_line, terms, t, n_lines, fresh)
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out, width, n_panels):
     """Add left @ rightᵀ, over all rows of a tile, to ``out``: (n_left, n_right) of ``width``.
 

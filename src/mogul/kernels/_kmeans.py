@@ -16,7 +16,7 @@ from mogul.kernels._tiles import (
     _make_features,
     _weigh,
 )
-from mogul.kernels._vectors import FLAGS, LANES, PANEL, load, splat, store
+from mogul.kernels._vectors import FLAGS, INNER, LANES, PANEL, load, splat, store
 
 __all__ = ["hard_sums", "kmeans"]
 
@@ -75,7 +75,8 @@ def hard_sums(rows, weight, plan, labels, sums, second):
         _load_tile(rows, start, count, plan, lines)
         _load_weight(weight, 0, start, count, row_weight)
         used = (count + PANEL - 1) // PANEL
-        terms[:] = 0.0
+        for i in range(terms.shape[0]):
+            terms[i] = 0.0
         for i in range(count):
             place = (i // PANEL * n_components + labels[start + i]) * PANEL
             terms[place + i % PANEL] = row_weight[i]
@@ -98,7 +99,7 @@ def hard_sums(rows, weight, plan, labels, sums, second):
     return total
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _squares(lines, n_panels, n_features):
     """The squared lengths of all rows."""
     squares = np.empty(n_panels * PANEL)
@@ -112,10 +113,10 @@ def _squares(lines, n_panels, n_features):
     return squares
 
 
-@njit(**FLAGS)
-def _blocked_centres(centres, weights):
+@njit(**INNER)
+def _blocked_centres(centres, n_clusters, weights):
     """Weights of `multiply` with which the terms are x · c − ½ c · c."""
-    n_clusters, n_features = centres.shape
+    n_features = centres.shape[1]
     for k in range(n_clusters):
         block = k // BLOCK * BLOCK
         step = min(BLOCK, n_clusters - block)
@@ -128,7 +129,7 @@ def _blocked_centres(centres, weights):
         weights[at] = -0.5 * half
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
     """Rows far from each other, each the best of some drawn by squared distance."""
     n_tries = chance.shape[1]
@@ -137,10 +138,12 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
     weights = np.empty(n_tries * (n_features + 1))
     n_panels = squares.shape[0] // PANEL
     terms = np.empty(n_tries * PANEL)
-    nearest = np.full(squares.shape[0], math.inf)
+    nearest = np.empty(squares.shape[0])
+    chances = np.empty(squares.shape[0])
+    for i in range(squares.shape[0]):
+        nearest[i], chances[i] = math.inf, mass[i]
     ahead = np.empty((n_tries, squares.shape[0]))
     potential = np.empty(n_tries)
-    chances = mass.copy()
     for c in range(n_clusters):
         total = 0.0
         for i in range(n_rows):
@@ -158,8 +161,9 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
             base = row // PANEL * (n_features + 3) * PANEL + row % PANEL
             for d in range(n_features):
                 candidates[t, d] = lines[base + d * PANEL]
-        _blocked_centres(candidates[:tries], weights)
-        potential[:] = 0.0
+        _blocked_centres(candidates, tries, weights)
+        for t in range(tries):
+            potential[t] = 0.0
         for panel in range(n_panels):
             at = panel * (n_features + 3) * PANEL
             n = n_features + 1
@@ -175,20 +179,21 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
         for t in range(1, tries):
             if potential[t] < potential[best]:
                 best = t
-        centres[c] = candidates[best]
+        for d in range(n_features):
+            centres[c, d] = candidates[best, d]
         for j in range(squares.shape[0]):
             nearest[j] = ahead[best, j]
             chances[j] = nearest[j] * mass[j]
     return centres
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _assign(lines, squares, n_rows, n_features, centres, labels):
     """The nearest centre of each row; squared distances from it."""
     n_clusters = centres.shape[0]
     n = n_features + 1
     weights = np.empty(n_clusters * n)
-    _blocked_centres(centres, weights)
+    _blocked_centres(centres, n_clusters, weights)
     terms = np.empty(n_clusters * PANEL)
     found = np.empty(PANEL)
     distance = np.empty(n_rows)
@@ -205,7 +210,7 @@ def _assign(lines, squares, n_rows, n_features, centres, labels):
     return distance
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _move(lines, mass, distance, n_features, labels, centres):
     """Centres to the means of their rows, an empty one to the row farthest from its own."""
     n_clusters = centres.shape[0]
@@ -221,7 +226,10 @@ def _move(lines, mass, distance, n_features, labels, centres):
     moved = 0.0
     for k in range(n_clusters):
         if count[k] <= 0.0:
-            far = np.argmax(distance)
+            far = 0
+            for i in range(1, labels.shape[0]):
+                if distance[i] > distance[far]:
+                    far = i
             distance[far] = 0.0
             base = far // PANEL * (n_features + 3) * PANEL + far % PANEL
             for d in range(n_features):

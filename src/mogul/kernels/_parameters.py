@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from mogul.kernels._blocks import BLOCK
-from mogul.kernels._vectors import FLAGS
+from mogul.kernels._vectors import FLAGS, INNER
 
 __all__ = ["DIAG", "FULL", "SPHERICAL", "TIED", "decode", "encode", "maximise", "prepare"]
 
@@ -23,7 +23,7 @@ _EPS = 2.0**-52
 _EMPTY = 10.0 * _EPS
 _ROUNDING = 8.0 * _EPS
 _LOG_TWO_PI = math.log(2 * math.pi)
-_DENSE = {**FLAGS, "fastmath": {"contract", "reassoc", "nsz"}}
+_DENSE = {**INNER, "fastmath": {"contract", "reassoc", "nsz"}}
 """Sums of products may be taken in any order."""
 
 
@@ -57,8 +57,9 @@ def _cholesky(matrix):
 def _invert(lower, inverse):
     """The inverse of a lower triangular matrix."""
     n = lower.shape[0]
-    inverse[:] = 0.0
     for i in range(n):
+        for j in range(n):
+            inverse[i, j] = 0.0
         for m in range(i):
             factor = lower[i, m]
             for j in range(m + 1):
@@ -73,7 +74,9 @@ def _invert(lower, inverse):
 def _gram(inverse, precision):
     """The lower triangle of L⁻ᵀ L⁻¹."""
     n = inverse.shape[0]
-    precision[:] = 0.0
+    for i in range(n):
+        for j in range(n):
+            precision[i, j] = 0.0
     for m in range(n):
         for i in range(m + 1):
             factor = inverse[m, i]
@@ -92,7 +95,8 @@ def _lower_times(lower, vector, out):
 
 @njit(**_DENSE)
 def _transposed_times(lower, vector, out):
-    out[:] = 0.0
+    for j in range(lower.shape[0]):
+        out[j] = 0.0
     for i in range(lower.shape[0]):
         for j in range(i + 1):
             out[j] += lower[i, j] * vector[i]
@@ -101,7 +105,7 @@ def _transposed_times(lower, vector, out):
 # --- parameters to a plan -------------------------------------------------------------------------
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _choose_centre(kind, log_weights, means, factor, centre):
     """The mixture's mean, to an eighth of a standard deviation; see `expansion`."""
     n_components, n_features = means.shape
@@ -137,8 +141,10 @@ def prepare(kind, log_weights, means, factor, n_lines, centre, sharpest, weights
     size = n_features if matrices else 0
     inverse, precision = np.zeros((size, size)), np.zeros((size, size))
     gap, white, linear = np.empty(n_features), np.empty(n_features), np.empty(n_features)
-    sharpest[:] = 0.0
-    weights[:] = 0.0
+    for d in range(n_features):
+        sharpest[d] = 0.0
+    for i in range(weights.shape[0]):
+        weights[i] = 0.0
     log_det = 0.0
     for k in range(n_components):
         block = k // BLOCK * BLOCK
@@ -229,10 +235,9 @@ def maximise(
     gap = np.empty(n_features)
     if kind == TIED:
         shared = factor[0]
-        shared[:] = 0.0
         for i in range(n_features):
-            for j in range(i + 1):
-                shared[i, j] = second[i, j]
+            for j in range(n_features):
+                shared[i, j] = second[i, j] if j <= i else 0.0
     for k in range(n_components):
         count = sums[k, n_products + n_features] if ok[k] else 1.0
         log_weights[k] = math.log(count / every) if ok[k] else -math.inf
@@ -274,7 +279,8 @@ def maximise(
                     ok[k] &= value < math.inf and value > _noise(means[k, d], old_means[k, d])
                 factor[k, 0, 0] = math.sqrt(value) if ok[k] else 1.0
             if not ok[k]:
-                factor[k] = 1.0
+                for d in range(factor.shape[2]):
+                    factor[k, 0, d] = 1.0
     if kind == TIED:
         shared = factor[0]
         for i in range(n_features):
@@ -285,20 +291,21 @@ def maximise(
                 ok[k] &= shared[i, i] > _noise(means[k, i], old_means[k, i])
         if not _cholesky(shared):
             _unit(shared)
-            ok[:] = False
+            for k in range(n_components):
+                ok[k] = False
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _noise(new, old):
     """The rounding of squares that a variance was computed from."""
     return _ROUNDING * max((new - old) ** 2, _EPS * new * new)
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _unit(matrix):
-    matrix[:] = 0.0
     for i in range(matrix.shape[0]):
-        matrix[i, i] = 1.0
+        for j in range(matrix.shape[0]):
+            matrix[i, j] = 1.0 if i == j else 0.0
 
 
 # --- coordinates to extrapolate in ----------------------------------------------------------------
@@ -309,7 +316,8 @@ def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
     """Log-weights, means and logarithms of factors, in units of a reference's factors."""
     n_components, n_features = means.shape
     at = n_components
-    values[:at] = log_weights
+    for k in range(n_components):
+        values[k] = log_weights[k]
     matrices = kind in (FULL, TIED)
     inverse = np.zeros((n_features, n_features))
     for k in range(n_components):
@@ -346,8 +354,9 @@ def decode(kind, values, ref_means, ref_factor, log_weights, means, factor):
     """The inverse of :func:`encode`; weights are made to add up to one."""
     n_components, n_features = means.shape
     at = n_components
-    peak = values[:at].max()
-    mass = 0.0
+    peak, mass = values[0], 0.0
+    for k in range(1, n_components):
+        peak = max(peak, values[k])
     for k in range(n_components):
         mass += math.exp(values[k] - peak)
     for k in range(n_components):

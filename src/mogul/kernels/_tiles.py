@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mogul.kernels._blocks import LINES, accumulate, multiply
 from mogul.kernels._vectors import (
     FLAGS,
+    INNER,
     LANES,
     PANEL,
     VECTORS,
@@ -166,18 +167,19 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
 # --- parts ----------------------------------------------------------------------------------------
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _empty_lines(n_panels, n_features):
     """Panels of D + 3 lines, with the one of ones filled in."""
     n_lines = n_features + 3
     lines = np.zeros(n_panels * n_lines * PANEL)
     for panel in range(n_panels):
         start = (panel * n_lines + n_features) * PANEL
-        lines[start : start + PANEL] = 1.0
+        for i in range(start, start + PANEL):
+            lines[i] = 1.0
     return lines
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _load_tile(rows, start, n_rows, plan, lines):
     """Centred columns of a tile; False where the expanded form would cancel, or a value is NaN.
 
@@ -212,19 +214,20 @@ def _load_tile(rows, start, n_rows, plan, lines):
     return total(far) == 0.0
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _load_weight(weight, b, start, n_rows, row_weight):
     """Weights of the rows of a tile; zero beyond the last."""
-    row_weight[n_rows:] = 0.0
-    if weight.shape[0] == 0:
-        row_weight[:n_rows] = 1.0
-    else:
-        own = weight[b if weight.shape[0] > 1 else 0]
-        for i in range(n_rows):
-            row_weight[i] = own[start + i]
+    row = b if weight.shape[0] > 1 else 0
+    for i in range(row_weight.shape[0]):
+        if i >= n_rows:
+            row_weight[i] = 0.0
+        elif weight.shape[0] == 0:
+            row_weight[i] = 1.0
+        else:
+            row_weight[i] = weight[row, start + i]
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _make_features(lines, n_features, plan, first, count, n_panels, features):
     """Features ``first`` to ``first + count`` of all panels, as panels of ``count`` lines."""
     for panel in range(n_panels):
@@ -238,7 +241,7 @@ def _make_features(lines, n_features, plan, first, count, n_panels, features):
             out += PANEL
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, terms):
     """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
     n_components, n_lines = plan.n_components, plan.left.shape[0]
@@ -270,7 +273,7 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
             )  # fmt: skip
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _normalise(terms, place, n_components):
     """Exponentials of terms above the largest, in place; that largest, and their sum."""
     peak = load(terms, place)
@@ -284,13 +287,13 @@ def _normalise(terms, place, n_components):
     return peak, mass
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _scale(terms, place, n_components, factor):
     for k in range(n_components):
         store(terms, place + k * PANEL, load(terms, place + k * PANEL) * factor)
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _label(terms, place, n_components):
     """The first of the largest terms, as floating point."""
     peak = load(terms, place)
@@ -302,7 +305,7 @@ def _label(terms, place, n_components):
     return label
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _draw(terms, n_components, chance, start, n_rows, row_weight):
     """Give each row to one component, drawn in proportion to ``terms``."""
     n_panels = (n_rows + PANEL - 1) // PANEL
@@ -322,7 +325,7 @@ def _draw(terms, n_components, chance, start, n_rows, row_weight):
             waiting = waiting and not taken
 
 
-@njit(**FLAGS)
+@njit(**INNER)
 def _weigh(lines, n_features, row_weight, n_panels, heavy):
     """Columns times row weights, panels of D lines."""
     for panel in range(n_panels):

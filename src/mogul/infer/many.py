@@ -1,0 +1,166 @@
+"""Many small mixtures at once, one to each of many data sets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+
+from mogul._threads import spread
+from mogul.covariances import structure
+from mogul.data.rows import Rows
+from mogul.errors import DegenerateFitError
+from mogul.infer.em import EMSettings
+from mogul.infer.maximum_likelihood import fit_mixture
+from mogul.infer.starts import CANDIDATES, SHORT_ITERATIONS
+from mogul.kernels import has_compiler
+from mogul.mixture import Mixture
+
+__all__ = ["Ends", "fit_each"]
+
+_SPANS = 8
+"""Stretches of data sets for each thread: some take longer than others."""
+
+
+@dataclass
+class Ends:
+    """Where each of M fits ended; NaN parameters where ``failed``.
+
+    Attributes
+    ----------
+    log_weights, means, factor : ndarrays, (M, K), (M, K, D) and (M, *factor shape)
+    log_likelihood : ndarray, (M,)
+        In nats per unit of row weight.
+    n_iter : ndarray, (M,)
+    converged, failed : ndarrays of bool, (M,)
+    """
+
+    log_weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    n_iter: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+    failed: NDArray[np.bool_]
+
+
+def fit_each(
+    rows: NDArray[np.float64],
+    ends: NDArray[np.int64],
+    weight: NDArray[np.float64] | None,
+    n_components: int,
+    covariance_type: str,
+    settings: EMSettings,
+    random_state: RandomState,
+) -> Ends:
+    """Fit a mixture to each data set, the rows from one of ``ends`` to the next.
+
+    Compiled where Numba is installed: k-means partitions, a few iterations from each, and plain EM
+    from the best. What that cannot do — a component to repair, clusters too far apart for the
+    expanded form — and everything where Numba is not installed is done by ``fit_mixture``.
+    """
+    n_sets, n_features = len(ends) - 1, rows.shape[1]
+    kind = structure(covariance_type)
+    shape = kind.factor_shape(n_components, n_features)
+    n_tries = 2 + int(math.log(n_components))
+    chance = random_state.uniform(size=(n_sets, CANDIDATES, n_components, n_tries))
+    seeds = random_state.randint(2**31 - 1, size=n_sets)
+    found = Ends(
+        np.full((n_sets, n_components), math.nan),
+        np.full((n_sets, n_components, n_features), math.nan),
+        np.full((n_sets, *shape), math.nan),
+        np.full(n_sets, -math.inf),
+        np.zeros(n_sets, dtype=np.int64),
+        np.zeros(n_sets, dtype=np.bool_),
+        np.ones(n_sets, dtype=np.bool_),
+    )
+    if has_compiler():
+        _compiled(found, rows, ends, weight, covariance_type, settings, chance)
+    for m in np.flatnonzero(found.failed).tolist():
+        span = slice(ends[m], ends[m + 1])
+        own = None if weight is None else torch.from_numpy(weight[span])
+        data = Rows(torch.from_numpy(rows[span]), own)
+        try:
+            fit = fit_mixture(
+                data,
+                n_components,
+                covariance_type,
+                settings,
+                random_state=RandomState(seeds[m]),
+            )
+        except DegenerateFitError:
+            continue
+        found.log_weights[m] = fit.mixture.log_weights
+        found.means[m] = fit.mixture.means
+        found.factor[m] = fit.mixture.covariance.factor
+        found.log_likelihood[m] = fit.log_likelihood
+        found.n_iter[m], found.converged[m] = fit.trace.n_iter, fit.trace.converged
+        found.failed[m] = False
+    return found
+
+
+def _compiled(
+    found: Ends,
+    rows: NDArray[np.float64],
+    ends: NDArray[np.int64],
+    weight: NDArray[np.float64] | None,
+    covariance_type: str,
+    settings: EMSettings,
+    chance: NDArray[np.float64],
+) -> None:
+    """Fill in what compiled code can fit."""
+    from mogul.infer.compiled_em import KINDS, PackedMixture
+    from mogul.kernels import _many
+    from mogul.kernels._tiles import padded
+    from mogul.kernels._vectors import PANEL
+    from mogul.kernels.compiled import empty_plan
+
+    kind = structure(covariance_type)
+    n_sets, k, d = found.means.shape
+    factor = found.factor.reshape(n_sets, *PackedMixture.empty(kind, k, d).factor.shape)
+    lines = np.empty((0, len(rows))) if weight is None else weight.reshape(1, -1)
+    longest = int(np.diff(ends).max(initial=1))
+    width = 0 if kind.shared_features else padded(d)
+    state = np.full(n_sets, _many.FAILED, dtype=np.int64)
+
+    def fit(span: slice) -> None:
+        plan = empty_plan(kind, k, d)
+        panels = min(plan.tile_panels, -(-longest // PANEL))
+        _many.fit_each(
+            rows,
+            ends,
+            span.start,
+            span.stop,
+            lines,
+            chance,
+            KINDS[kind],
+            plan._replace(tile_panels=panels),
+            width,
+            settings.floor,
+            settings.tol,
+            settings.max_iter,
+            SHORT_ITERATIONS,
+            found.log_weights,
+            found.means,
+            factor,
+            found.log_likelihood,
+            found.n_iter,
+            state,
+        )
+
+    step = max(1, -(-n_sets // (_SPANS * torch.get_num_threads())))
+    spread(fit, [slice(i, min(i + step, n_sets)) for i in range(0, n_sets, step)])
+    found.converged[:] = state == _many.CONVERGED
+    found.failed[:] = state == _many.FAILED
+
+
+def as_mixture(found: Ends, covariance_type: str) -> Mixture:
+    """All ends as a batch of mixtures."""
+    _, k, d = found.means.shape
+    factor = torch.from_numpy(found.factor)
+    covariance = structure(covariance_type)(factor, k, d)
+    return Mixture(torch.from_numpy(found.log_weights), torch.from_numpy(found.means), covariance)
