@@ -145,6 +145,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_others():
     assert math.isnan(one.elbo_)
 
 
+@pytest.mark.filterwarnings("ignore:The chains do not agree")  # they are too short to tell
 def test_whole_row_weights_repeat_rows_and_others_are_refused():
     x = clusters(3, 40)
     count = np.random.default_rng(3).integers(0, 3, 40).astype(float)
@@ -163,6 +164,7 @@ def test_settings_without_draws_are_refused():
         Gibbs(draws=0)
 
 
+@pytest.mark.filterwarnings("ignore:The chains do not agree")  # they are too short to tell
 def test_log_joint_is_likelihood_and_prior():
     x = clusters(4, 30)
     model = BayesianGaussianMixture(

@@ -152,6 +152,7 @@ class CompiledMap:
         mapped, ok = point.blank(), np.empty(point.n_components, dtype=np.bool_)
         code.maximise(
             point.kind,
+            len(plan.left),
             sums.products[0],
             sums.second[0],
             row_weight,

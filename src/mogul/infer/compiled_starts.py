@@ -49,7 +49,7 @@ def mixture_of_labels(
     """
     d = rows.n_features
     plan = empty_plan(structure, n_components, d)._replace(centre=rows.mean().numpy())
-    sums = np.zeros((n_components, len(plan.left)))
+    sums = np.zeros((n_components, plan.n_sums))
     second = np.zeros((d, padded(d) if plan.whitening.size else 0))
     weight = as_lines(rows.weight, rows.values)
     total = hard_sums(as_array(rows.values), weight, plan, labels.numpy(), sums, second)
@@ -57,7 +57,9 @@ def mixture_of_labels(
     ok = np.empty(n_components, dtype=np.bool_)
     means = np.tile(plan.centre, (n_components, 1))
     arrays = found.log_weights, found.means, found.factor
-    code.maximise(found.kind, sums, second, total, plan.centre, means, floor, *arrays, ok)
+    code.maximise(
+        found.kind, len(plan.left), sums, second, total, plan.centre, means, floor, *arrays, ok
+    )
     if not ok.all():
         return None
     plans = plan.centre, plan.sharpest, plan.weights, plan.whitening

@@ -29,7 +29,7 @@ from mogul.kernels._vectors import (
     write,
 )
 
-__all__ = ["BLOCK", "LINES", "accumulate", "multiply"]
+__all__ = ["BLOCK", "LINES", "accumulate", "multiply", "multiply_pairs"]
 
 BLOCK = 4
 """Components in a block."""
@@ -117,6 +117,52 @@ def _multiply_block(size: int) -> Any:
     return block
 
 
+def _pairs_block(size: int) -> Any:
+    @intrinsic
+    def block(typingctx, weights, at_weight, lines, at_line, terms, at_term, n_features):
+        """``size`` lines of terms, of one panel: weights @ products of all pairs of lines.
+
+        The products are made as they are used and stored nowhere.
+        """
+
+        def code(context, builder, signature, arguments):
+            weights, at_weight, lines, at_line, terms, at_term, n_features = arguments
+
+            def line(number):
+                start = builder.add(at_line, builder.mul(number, _LONG(PANEL)))
+                places = [builder.add(start, _LONG(v * LANES)) for v in range(VECTORS)]
+                return [read(builder, pointer(context, builder, lines, p)) for p in places]
+
+            data = context.make_array(_FLAT)(context, builder, weights).data
+            start = [constant(0.0)] * (size * VECTORS)
+            outer = _Loop(builder, n_features, [*start, at_weight])
+            *found, first = outer.values
+            left = line(outer.index)
+            inner = _Loop(builder, builder.add(outer.index, _LONG(1)), found)
+            right = line(inner.index)
+            product = [builder.fmul(a, b) for a, b in zip(left, right, strict=True)]
+            row = builder.add(first, builder.mul(inner.index, _LONG(size)))
+            found = []
+            for i in range(size):
+                number = builder.load(builder.gep(data, [builder.add(row, _LONG(i))]))
+                weight = repeated(builder, number)
+                found += [
+                    multiplied_added(builder, weight, product[v], inner.values[i * VECTORS + v])
+                    for v in range(VECTORS)
+                ]
+            inner.close(found)
+            length = builder.mul(builder.add(outer.index, _LONG(1)), _LONG(size))
+            outer.close([*found, builder.add(first, length)])
+            for i, value in enumerate(found):
+                place = builder.add(at_term, _LONG(i * LANES))
+                write(builder, value, pointer(context, builder, terms, place))
+            return context.get_dummy_value()
+
+        return types.void(*[_FLAT, _INDEX] * 3, _INDEX), code
+
+    return block
+
+
 def _accumulate_block(size: int) -> Any:
     @intrinsic
     def block(
@@ -165,6 +211,7 @@ def _accumulate_block(size: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3, _multiply_4 = map(_multiply_block, range(1, BLOCK + 1))
+_pairs_1, _pairs_2, _pairs_3, _pairs_4 = map(_pairs_block, range(1, BLOCK + 1))
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
 
 
@@ -191,14 +238,33 @@ def multiply(
 
 
 @njit(**INNER)
-def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out, width, n_panels):
+def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms, at_term, n_terms):
+    """As ``multiply`` by the products of lines i and j ≤ i, afresh, without making them."""
+    for k in range(0, n_terms, BLOCK):
+        size = min(BLOCK, n_terms - k)
+        w, t = at_weight + k * n_all, at_term + k * PANEL
+        if size == 4:
+            _pairs_4(weights, w, lines, at_line, terms, t, n_features)
+        elif size == 3:
+            _pairs_3(weights, w, lines, at_line, terms, t, n_features)
+        elif size == 2:
+            _pairs_2(weights, w, lines, at_line, terms, t, n_features)
+        else:
+            _pairs_1(weights, w, lines, at_line, terms, t, n_features)
+
+
+@njit(**INNER)
+def accumulate(
+    left, n_left, left_step, right, n_right, right_step, out, at_out, width, n_panels, lower
+):
     """Add left @ rightᵀ, over all rows of a tile, to ``out``: (n_left, n_right) of ``width``.
 
-    Each operand is panels of lines; ``n_right`` is a multiple of ``LINES``.
+    Each operand is panels of lines; ``n_right`` is a multiple of ``LINES``. Of a symmetric product
+    ``lower`` asks for no more than the lower triangle.
     """
     for f in range(0, n_right, LINES):
         right_at = f * PANEL
-        for k in range(0, n_left, BLOCK):
+        for k in range(f // BLOCK * BLOCK if lower else 0, n_left, BLOCK):
             a, o = k * PANEL, at_out + k * width + f
             size = min(BLOCK, n_left - k)
             if size == 4:

@@ -15,6 +15,7 @@ from mogul.kernels._tiles import (
     _load_weight,
     _make_features,
     _weigh,
+    padded_lines,
 )
 from mogul.kernels._vectors import FLAGS, INNER, LANES, PANEL, load, splat, store
 
@@ -58,16 +59,20 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
 
 @njit(**FLAGS)
 def hard_sums(rows, weight, plan, labels, sums, second):
-    """Sums about the plan's centre where each row is of one component; as of `collect`."""
+    """Sums about the plan's centre where each row is of one component; as of `collect`.
+
+    ``sums`` (K, P + D + 1 or more), ``second`` (D, 0 or D or more). Returns the total weight.
+    """
     n_rows, n_features = rows.shape
-    n_components, n_lines = plan.n_components, plan.left.shape[0]
-    n_panels, chunk = plan.tile_panels, plan.chunk
-    tile_rows = n_panels * PANEL
+    n_components, n_made = plan.n_components, plan.left.shape[0]
+    n_panels, chunk, width = plan.tile_panels, plan.chunk, sums.shape[1]
+    tile_rows, step = n_panels * PANEL, padded_lines(n_features) * PANEL
     lines = _empty_lines(n_panels, n_features)
     features = np.empty(n_panels * chunk * PANEL)
-    terms = np.empty(n_panels * n_components * PANEL)
+    terms, terms_step = np.empty(n_panels * n_components * PANEL), n_components * PANEL
     row_weight = np.empty(tile_rows)
-    heavy = np.empty(n_panels * n_features * PANEL if plan.whitening.size else 0)
+    side = second.shape[1]
+    heavy = np.empty(n_panels * n_features * PANEL if side else 0)
     flat, flat_second = sums.reshape(-1), second.reshape(-1)
     total = 0.0
     for start in range(0, n_rows, tile_rows):
@@ -81,20 +86,22 @@ def hard_sums(rows, weight, plan, labels, sums, second):
             place = (i // PANEL * n_components + labels[start + i]) * PANEL
             terms[place + i % PANEL] = row_weight[i]
             total += row_weight[i]
-        for first in range(0, n_lines, chunk):
-            n = min(chunk, n_lines - first)
+        linear = width - n_made
+        accumulate(
+            terms, n_components, terms_step, lines, linear, step, flat, n_made, width, used, False
+        )
+        for first in range(0, n_made, chunk):
+            n = min(chunk, n_made - first)
             _make_features(lines, n_features, plan, first, n, used, features)
-            step = n_components * PANEL
             accumulate(
-                terms, n_components, step, features, n, n * PANEL, flat, first, n_lines, used
-            )
-        if plan.whitening.size:
-            _weigh(lines, n_features, row_weight, used, heavy)
-            width = second.shape[1]
+                terms, n_components, terms_step, features, n, n * PANEL,
+                flat, first, width, used, False,
+            )  # fmt: skip
+        if side:
+            _weigh(lines, n_features, row_weight, 0, PANEL, used, heavy)
             accumulate(
-                heavy, n_features, n_features * PANEL,
-                lines, width, (n_features + 3) * PANEL,
-                flat_second, 0, width, used,
+                heavy, n_features, n_features * PANEL, lines, side, step,
+                flat_second, 0, side, used, True,
             )  # fmt: skip
     return total
 
@@ -104,7 +111,7 @@ def _squares(lines, n_panels, n_features):
     """The squared lengths of all rows."""
     squares = np.empty(n_panels * PANEL)
     for at in range(0, n_panels * PANEL, LANES):
-        base = at // PANEL * (n_features + 3) * PANEL + at % PANEL
+        base = at // PANEL * padded_lines(n_features) * PANEL + at % PANEL
         value = splat(0.0)
         for d in range(n_features):
             x = load(lines, base + d * PANEL)
@@ -158,14 +165,14 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
                     if below > level:
                         break
             row = max(row, 0)
-            base = row // PANEL * (n_features + 3) * PANEL + row % PANEL
+            base = row // PANEL * padded_lines(n_features) * PANEL + row % PANEL
             for d in range(n_features):
                 candidates[t, d] = lines[base + d * PANEL]
         _blocked_centres(candidates, tries, weights)
         for t in range(tries):
             potential[t] = 0.0
         for panel in range(n_panels):
-            at = panel * (n_features + 3) * PANEL
+            at = panel * padded_lines(n_features) * PANEL
             n = n_features + 1
             multiply(weights, 0, lines, at, 0, n, n, terms, 0, tries, True)
             for t in range(tries):
@@ -198,7 +205,7 @@ def _assign(lines, squares, n_rows, n_features, centres, labels):
     found = np.empty(PANEL)
     distance = np.empty(n_rows)
     for panel in range(squares.shape[0] // PANEL):
-        at = panel * (n_features + 3) * PANEL
+        at = panel * padded_lines(n_features) * PANEL
         multiply(weights, 0, lines, at, 0, n, n, terms, 0, n_clusters, True)
         for v in range(0, PANEL, LANES):
             store(found, v, _label(terms, v, n_clusters))
@@ -219,7 +226,7 @@ def _move(lines, mass, distance, n_features, labels, centres):
     for i in range(labels.shape[0]):
         if mass[i] > 0.0:
             label = labels[i]
-            base = i // PANEL * (n_features + 3) * PANEL + i % PANEL
+            base = i // PANEL * padded_lines(n_features) * PANEL + i % PANEL
             count[label] += mass[i]
             for d in range(n_features):
                 sums[label, d] += mass[i] * lines[base + d * PANEL]
@@ -231,7 +238,7 @@ def _move(lines, mass, distance, n_features, labels, centres):
                 if distance[i] > distance[far]:
                     far = i
             distance[far] = 0.0
-            base = far // PANEL * (n_features + 3) * PANEL + far % PANEL
+            base = far // PANEL * padded_lines(n_features) * PANEL + far % PANEL
             for d in range(n_features):
                 sums[k, d] = lines[base + d * PANEL]
             count[k] = 1.0

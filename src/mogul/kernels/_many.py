@@ -9,7 +9,7 @@ from numba import njit
 
 from mogul.kernels._kmeans import hard_sums, kmeans
 from mogul.kernels._parameters import maximise, prepare
-from mogul.kernels._tiles import collect
+from mogul.kernels._tiles import _padded, collect
 from mogul.kernels._vectors import FLAGS, INNER, PANEL
 
 __all__ = ["CONVERGED", "FAILED", "RUNNING", "fit_each"]
@@ -119,7 +119,8 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
     else:
         tol = _KMEANS_TOL * variance
         labels = kmeans(x, weight, plan, k, chance, _KMEANS_ITERATIONS, tol)
-    sums = np.zeros((k, plan.left.shape[0]))
+    n_made = plan.left.shape[0]
+    sums = np.zeros((k, n_made + _padded(d + 1)))
     second = np.zeros((d, width))
     ok = np.empty(k, dtype=np.bool_)
     old = np.empty((k, d))
@@ -140,9 +141,9 @@ def _climb(x, weight, kind, plan, width, floor, tol, max_iter, own):
     """
     log_weights, means, factor = own
     k, d = means.shape
-    n_lines = plan.left.shape[0]
+    n_made = plan.left.shape[0]
     n_tiles = (x.shape[0] + plan.tile_panels * PANEL - 1) // (plan.tile_panels * PANEL)
-    sums = np.empty((1, k, n_lines))
+    sums = np.empty((1, k, n_made + _padded(d + 1)))
     second = np.empty((1, d, width))
     totals = np.empty((1, 2))
     strays = np.zeros(n_tiles, dtype=np.bool_)
@@ -153,7 +154,7 @@ def _climb(x, weight, kind, plan, width, floor, tol, max_iter, own):
     state = RUNNING
     for iteration in range(max_iter + 1):
         farthest = prepare(
-            kind, log_weights, means, factor, n_lines,
+            kind, log_weights, means, factor, n_made,
             plan.centre, plan.sharpest, plan.weights, plan.whitening,
         )  # fmt: skip
         if not farthest < plan.limit:
@@ -176,7 +177,7 @@ def _climb(x, weight, kind, plan, width, floor, tol, max_iter, own):
             for j in range(d):
                 old[c, j] = means[c, j]
         maximise(
-            kind, sums[0], second[0], totals[0, 0], plan.centre, old, floor,
+            kind, n_made, sums[0], second[0], totals[0, 0], plan.centre, old, floor,
             log_weights, means, factor, ok,
         )  # fmt: skip
         if not _all(ok):

@@ -129,7 +129,7 @@ def _choose_centre(kind, log_weights, means, factor, centre):
 
 
 @njit(**FLAGS)
-def prepare(kind, log_weights, means, factor, n_lines, centre, sharpest, weights, whitening):
+def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights, whitening):
     """Fill in what a :class:`~mogul.kernels._tiles.Plan` holds of one mixture.
 
     Returns how far the farthest mean is from the centre, in the units of the plan's limit; NaN
@@ -149,7 +149,8 @@ def prepare(kind, log_weights, means, factor, n_lines, centre, sharpest, weights
     for k in range(n_components):
         block = k // BLOCK * BLOCK
         step = min(BLOCK, n_components - block)
-        at = block * n_lines + k - block
+        start = block * (n_made + n_features + 1) + k - block
+        at = start
         for d in range(n_features):
             gap[d] = means[k, d] - centre[d]
         if kind == FULL or (kind == TIED and k == 0):
@@ -191,6 +192,7 @@ def prepare(kind, log_weights, means, factor, n_lines, centre, sharpest, weights
                 if kind == DIAG or d == 0:
                     weights[at] = -0.5 * value
                     at += step
+        at = start + n_made * step
         for d in range(n_features):
             weights[at] = linear[d]
             at += step
@@ -211,24 +213,17 @@ def prepare(kind, log_weights, means, factor, n_lines, centre, sharpest, weights
 
 @njit(**FLAGS)
 def maximise(
-    kind, sums, second, row_weight, centre, old_means, floor, log_weights, means, factor, ok
+    kind, n_made, sums, second, row_weight, centre, old_means, floor, log_weights, means, factor, ok
 ):
     """The M-step from sums about ``centre``; see :func:`mogul.infer.em.m_step`.
 
-    ``sums`` (K, F) are as `collect` leaves them; ``second`` (D, D or more) is that of tied
-    covariances.
+    ``sums`` (K, P + D + 1 or more) are as `collect` leaves them, with P = ``n_made``; ``second``
+    (D, D or more) is that of tied covariances.
     """
     n_components, n_features = means.shape
-    n_products = 0
-    if kind == FULL:
-        n_products = n_features * (n_features + 1) // 2
-    elif kind == DIAG:
-        n_products = n_features
-    elif kind == SPHERICAL:
-        n_products = 1
     every = 0.0
     for k in range(n_components):
-        count = sums[k, n_products + n_features]
+        count = sums[k, n_made + n_features]
         ok[k] = count > _EMPTY * row_weight
         if ok[k]:
             every += count
@@ -239,11 +234,11 @@ def maximise(
             for j in range(n_features):
                 shared[i, j] = second[i, j] if j <= i else 0.0
     for k in range(n_components):
-        count = sums[k, n_products + n_features] if ok[k] else 1.0
+        count = sums[k, n_made + n_features] if ok[k] else 1.0
         log_weights[k] = math.log(count / every) if ok[k] else -math.inf
         for d in range(n_features):
             if ok[k]:
-                gap[d] = sums[k, n_products + d] / count
+                gap[d] = sums[k, n_made + d] / count
                 means[k, d] = centre[d] + gap[d]
             else:
                 gap[d] = 0.0

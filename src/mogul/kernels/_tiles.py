@@ -8,17 +8,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mogul.kernels._blocks import LINES, accumulate, multiply
+from mogul.kernels._blocks import LINES, accumulate, multiply, multiply_pairs
 from mogul.kernels._vectors import (
     FLAGS,
     INNER,
     LANES,
     PANEL,
-    VECTORS,
     exp,
     fma,
     load,
+    load_square,
     log,
+    magnitude,
     maximum,
     splat,
     store,
@@ -36,43 +37,54 @@ QUESTIONS = {"log_prob": _LOG_PROB, "labels": _LABELS, "responsibilities": _RESP
 class Plan(NamedTuple):
     """A batch of B mixtures, ready to be evaluated at any rows.
 
-    A panel holds D lines of centred columns, a line of ones, the sum of the columns' squares and a
-    line of zeros. A feature is the product of two of these lines.
+    A panel holds D lines of centred columns, a line of ones, the sum of the columns' squares and
+    lines of zeros. Terms are linear in P features, each the product of two of these lines, and in
+    the first D + 1 lines themselves.
     """
 
     n_components: int
     centre: NDArray[np.float64]  # (D,)
     sharpest: NDArray[np.float64]  # (D,)
     limit: float
-    left: NDArray[np.int64]  # (F,): which lines a feature is the product of
+    left: NDArray[np.int64]  # (P,): which lines a feature is the product of
     right: NDArray[np.int64]
-    weights: NDArray[np.float64]  # (B · K · F,), in the order of `multiply`
+    weights: NDArray[np.float64]  # (B · K · (P + D + 1),), in the order of `multiply`
     whitening: NDArray[np.float64]  # (B · D · D,) likewise, or (0,) where nothing is whitened
     squares: bool  # whether any feature needs the sum of squares
+    pairs: bool  # whether features are all pairs of columns and not to be stored
     tile_panels: int
     chunk: int  # features made at a time
+
+    @property
+    def n_sums(self) -> int:
+        """The width of the sums of a component."""
+        return len(self.left) + padded(len(self.centre) + 1)
 
 
 @njit(**FLAGS)
 def collect(rows, first_row, last_row, weight, chance, plan, sums, second, totals, strays):
-    """Add statistics of some of ``rows`` (N, D) to ``sums`` (B, K, F), ``second`` and ``totals``.
+    """Add statistics of some of ``rows`` (N, D) to ``sums``, ``second`` and ``totals``.
 
-    ``weight`` has shape (0 or 1 or B, N), ``chance`` (0 or B, N). ``second`` (B, D, D or more) is
-    that of all components together, where rows are whitened. ``totals`` (B, 2) are row weights and
+    ``sums`` (B, K, P + D + 1 or more) are responsibilities times features and lines. ``weight`` has
+    shape (0 or 1 or B, N), ``chance`` (0 or B, N). ``second`` (B, D, D or more) is that of all
+    components together, where rows are whitened. ``totals`` (B, 2) are row weights and
     log-likelihoods. Tiles that are too far away are marked in ``strays`` and left out.
     """
     n_mixtures, n_features = totals.shape[0], rows.shape[1]
-    n_components, n_lines = plan.n_components, plan.left.shape[0]
-    n_panels, chunk = plan.tile_panels, plan.chunk
-    tile_rows = n_panels * PANEL
+    n_components, n_made = plan.n_components, plan.left.shape[0]
+    n_panels, chunk, width = plan.tile_panels, plan.chunk, sums.shape[2]
+    tile_rows, step = n_panels * PANEL, padded_lines(n_features) * PANEL
     lines = _empty_lines(n_panels, n_features)
-    features = np.empty(n_panels * chunk * PANEL)
+    features = np.empty(0 if plan.pairs else n_panels * chunk * PANEL)
     terms = np.empty(n_panels * n_components * PANEL)
     row_weight = np.empty(tile_rows)
-    white = np.empty(n_features * PANEL if plan.whitening.size else 0)
-    heavy = np.empty(n_panels * n_features * PANEL if plan.whitening.size else 0)
+    whiten = plan.whitening.size > 0
+    white = np.empty(n_features * PANEL if whiten else 0)
+    heavy = np.empty(n_panels * n_features * PANEL if whiten or plan.pairs else 0)
+    side = padded_lines(n_features)
+    squares = np.zeros(n_mixtures * n_components * n_features * side if plan.pairs else 0)
     flat, flat_second = sums.reshape(-1), second.reshape(-1)
-    in_one = n_lines <= chunk
+    in_one = n_made <= chunk
     for tile in range(strays.shape[0]):
         start = first_row + tile * tile_rows
         n_rows = min(tile_rows, last_row - start)
@@ -80,8 +92,8 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
             strays[tile] = True
             continue
         used = (n_rows + PANEL - 1) // PANEL
-        if in_one:
-            _make_features(lines, n_features, plan, 0, n_lines, used, features)
+        if in_one and not plan.pairs:
+            _make_features(lines, n_features, plan, 0, n_made, used, features)
         for b in range(n_mixtures):
             if b == 0 or weight.shape[0] > 1:
                 _load_weight(weight, b, start, n_rows, row_weight)
@@ -100,39 +112,57 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
             totals[b, 1] += total(likelihood)
             if chance.shape[0]:
                 _draw(terms, n_components, chance[b], start, n_rows, row_weight)
-            for first in range(0, n_lines, chunk):
-                count = min(chunk, n_lines - first)
-                if not in_one:
-                    _make_features(lines, n_features, plan, first, count, used, features)
-                at_sum = b * n_components * n_lines + first
+            at_sum, terms_step = b * n_components * width, n_components * PANEL
+            linear = _padded(n_features + 1)
+            accumulate(
+                terms, n_components, terms_step, lines, linear, step,
+                flat, at_sum + n_made, width, used, False,
+            )  # fmt: skip
+            if plan.pairs:
+                for k in range(n_components):
+                    _weigh(lines, n_features, terms, k * PANEL, terms_step, used, heavy)
+                    accumulate(
+                        heavy, n_features, n_features * PANEL, lines, _padded(n_features), step,
+                        squares, (b * n_components + k) * n_features * side, side, used, True,
+                    )  # fmt: skip
+            else:
+                for first in range(0, n_made, chunk):
+                    count = min(chunk, n_made - first)
+                    if not in_one:
+                        _make_features(lines, n_features, plan, first, count, used, features)
+                    accumulate(
+                        terms, n_components, terms_step, features, count, count * PANEL,
+                        flat, at_sum + first, width, used, False,
+                    )  # fmt: skip
+            if whiten and (b == 0 or weight.shape[0] > 1):
+                _weigh(lines, n_features, row_weight, 0, PANEL, used, heavy)
+                side = second.shape[2]
                 accumulate(
-                    terms, n_components, n_components * PANEL,
-                    features, count, count * PANEL,
-                    flat, at_sum, n_lines, used,
+                    heavy, n_features, n_features * PANEL, lines, side, step,
+                    flat_second, b * n_features * side, side, used, True,
                 )  # fmt: skip
-            if plan.whitening.size and (b == 0 or weight.shape[0] > 1):
-                _weigh(lines, n_features, row_weight, used, heavy)
-                width = second.shape[2]
-                accumulate(
-                    heavy, n_features, n_features * PANEL,
-                    lines, width, (n_features + 3) * PANEL,
-                    flat_second, b * n_features * width, width, used,
-                )  # fmt: skip
+    if plan.pairs:
+        for component in range(n_mixtures * n_components):
+            at = component * width
+            for i in range(n_features):
+                for j in range(i + 1):
+                    flat[at] += squares[(component * n_features + i) * side + j]
+                    at += 1
 
 
 @njit(**FLAGS)
 def score(rows, first_row, last_row, plan, what, answer, strays):
     """Fill ``answer`` (B, N, 1 or K) with what is asked of each row; see :func:`collect`."""
     n_mixtures, n_features = answer.shape[0], rows.shape[1]
-    n_components, n_lines = plan.n_components, plan.left.shape[0]
+    n_components, n_made = plan.n_components, plan.left.shape[0]
     n_panels, chunk = plan.tile_panels, plan.chunk
     tile_rows = n_panels * PANEL
     lines = _empty_lines(n_panels, n_features)
-    features = np.empty(n_panels * chunk * PANEL)
+    features = np.empty(0 if plan.pairs else n_panels * chunk * PANEL)
     terms = np.empty(n_panels * n_components * PANEL)
     white = np.empty(n_features * PANEL if plan.whitening.size else 0)
     found = np.empty(LANES)
-    in_one = n_lines <= chunk
+    in_one = n_made <= chunk
     for tile in range(strays.shape[0]):
         start = first_row + tile * tile_rows
         n_rows = min(tile_rows, last_row - start)
@@ -140,8 +170,8 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
             strays[tile] = True
             continue
         used = (n_rows + PANEL - 1) // PANEL
-        if in_one:
-            _make_features(lines, n_features, plan, 0, n_lines, used, features)
+        if in_one and not plan.pairs:
+            _make_features(lines, n_features, plan, 0, n_made, used, features)
         for b in range(n_mixtures):
             _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
             for at in range(0, n_rows, LANES):
@@ -167,10 +197,24 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
 # --- parts ----------------------------------------------------------------------------------------
 
 
+def padded(n_lines: int) -> int:
+    """The next number of lines that fills blocks."""
+    return n_lines + -n_lines % LINES
+
+
+_padded = njit(**INNER)(padded)
+
+
+@njit(**INNER)
+def padded_lines(n_features):
+    """How many lines a panel holds."""
+    return _padded(n_features + 3)
+
+
 @njit(**INNER)
 def _empty_lines(n_panels, n_features):
-    """Panels of D + 3 lines, with the one of ones filled in."""
-    n_lines = n_features + 3
+    """Panels of lines, with the one of ones filled in."""
+    n_lines = padded_lines(n_features)
     lines = np.zeros(n_panels * n_lines * PANEL)
     for panel in range(n_panels):
         start = (panel * n_lines + n_features) * PANEL
@@ -186,30 +230,35 @@ def _load_tile(rows, start, n_rows, plan, lines):
     Rows beyond the last are at the centre.
     """
     n_features = rows.shape[1]
-    n_lines = n_features + 3
+    n_lines = padded_lines(n_features)
     far = splat(0.0)
     for panel in range((n_rows + PANEL - 1) // PANEL):
         first = start + panel * PANEL
         count = min(PANEL, start + n_rows - first)
         base = panel * n_lines * PANEL
-        for d in range(n_features):
+        whole = n_features // LANES * LANES if count == PANEL else 0
+        for v in range(0, PANEL, LANES):
+            for d in range(0, whole, LANES):
+                load_square(rows, first + v, d, lines, base + d * PANEL + v)
+        for d in range(whole, n_features):
             line = base + d * PANEL
-            centre = plan.centre[d]
             for i in range(count):
-                lines[line + i] = rows[first + i, d] - centre
+                lines[line + i] = rows[first + i, d]
             for i in range(count, PANEL):
-                lines[line + i] = 0.0
-        for v in range(VECTORS):
-            at = base + v * LANES
+                lines[line + i] = plan.centre[d]
+        for v in range(0, PANEL, LANES):
+            at = base + v
             bound = splat(0.0)
-            squares = splat(0.0)
             for d in range(n_features):
-                x = load(lines, at + d * PANEL)
-                size = maximum(x, splat(0.0) - x)
-                bound = fma(size, splat(plan.sharpest[d]), bound)
-                squares = fma(x, x, squares)
+                x = load(lines, at + d * PANEL) - splat(plan.centre[d])
+                store(lines, at + d * PANEL, x)
+                bound = fma(magnitude(x), splat(plan.sharpest[d]), bound)
             far = unless_below(bound, splat(plan.limit), far, splat(1.0))
             if plan.squares:
+                squares = splat(0.0)
+                for d in range(n_features):
+                    x = load(lines, at + d * PANEL)
+                    squares = fma(x, x, squares)
                 store(lines, at + (n_features + 1) * PANEL, squares)
     return total(far) == 0.0
 
@@ -231,7 +280,7 @@ def _load_weight(weight, b, start, n_rows, row_weight):
 def _make_features(lines, n_features, plan, first, count, n_panels, features):
     """Features ``first`` to ``first + count`` of all panels, as panels of ``count`` lines."""
     for panel in range(n_panels):
-        base = panel * (n_features + 3) * PANEL
+        base = panel * padded_lines(n_features) * PANEL
         out = panel * count * PANEL
         for f in range(first, first + count):
             left = base + plan.left[f] * PANEL
@@ -244,15 +293,16 @@ def _make_features(lines, n_features, plan, first, count, n_panels, features):
 @njit(**INNER)
 def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, terms):
     """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
-    n_components, n_lines = plan.n_components, plan.left.shape[0]
+    n_components, n_made = plan.n_components, plan.left.shape[0]
+    n_all, step = n_made + n_features + 1, padded_lines(n_features) * PANEL
     whiten = plan.whitening.size > 0
     if whiten:
         for panel in range(n_panels):
-            at = panel * (n_features + 3) * PANEL
             w = b * n_features * n_features
             multiply(
-                plan.whitening, w, lines, at, 0, n_features, n_features, white, 0, n_features, True
-            )
+                plan.whitening, w, lines, panel * step, 0, n_features, n_features,
+                white, 0, n_features, True,
+            )  # fmt: skip
             for v in range(0, PANEL, LANES):
                 squares = splat(0.0)
                 for d in range(n_features):
@@ -261,16 +311,29 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
                 half = splat(-0.5) * squares
                 for k in range(n_components):
                     store(terms, (panel * n_components + k) * PANEL + v, half)
-    weights = b * n_components * n_lines
-    for first in range(0, n_lines, plan.chunk):
-        count = min(plan.chunk, n_lines - first)
-        if not in_one:
-            _make_features(lines, n_features, plan, first, count, n_panels, features)
+    weights = b * n_components * n_all
+    if plan.pairs:
         for panel in range(n_panels):
-            multiply(
-                plan.weights, weights, features, panel * count * PANEL, first, count, n_lines,
-                terms, panel * n_components * PANEL, n_components, first == 0 and not whiten,
+            at_term = panel * n_components * PANEL
+            multiply_pairs(
+                plan.weights, weights, lines, panel * step, n_features, n_all,
+                terms, at_term, n_components,
             )  # fmt: skip
+    else:
+        for first in range(0, n_made, plan.chunk):
+            count = min(plan.chunk, n_made - first)
+            if not in_one:
+                _make_features(lines, n_features, plan, first, count, n_panels, features)
+            for panel in range(n_panels):
+                multiply(
+                    plan.weights, weights, features, panel * count * PANEL, first, count, n_all,
+                    terms, panel * n_components * PANEL, n_components, first == 0,
+                )  # fmt: skip
+    for panel in range(n_panels):
+        multiply(
+            plan.weights, weights, lines, panel * step, n_made, n_features + 1, n_all,
+            terms, panel * n_components * PANEL, n_components, n_made == 0 and not whiten,
+        )  # fmt: skip
 
 
 @njit(**INNER)
@@ -326,17 +389,12 @@ def _draw(terms, n_components, chance, start, n_rows, row_weight):
 
 
 @njit(**INNER)
-def _weigh(lines, n_features, row_weight, n_panels, heavy):
-    """Columns times row weights, panels of D lines."""
+def _weigh(lines, n_features, weight, at_weight, weight_step, n_panels, heavy):
+    """Columns times a line of weights, panels of D lines."""
     for panel in range(n_panels):
-        base = panel * (n_features + 3) * PANEL
+        base = panel * padded_lines(n_features) * PANEL
         out = panel * n_features * PANEL
         for v in range(0, PANEL, LANES):
-            w = load(row_weight, panel * PANEL + v)
+            w = load(weight, at_weight + panel * weight_step + v)
             for d in range(n_features):
                 store(heavy, out + d * PANEL + v, load(lines, base + d * PANEL + v) * w)
-
-
-def padded(n_lines: int) -> int:
-    """The next number of lines that fills blocks."""
-    return n_lines + -n_lines % LINES

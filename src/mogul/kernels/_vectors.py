@@ -29,7 +29,9 @@ __all__ = [
     "exp",
     "fma",
     "load",
+    "load_square",
     "log",
+    "magnitude",
     "maximum",
     "splat",
     "store",
@@ -214,6 +216,18 @@ def maximum(typingctx, left, right):
 
 
 @intrinsic
+def magnitude(typingctx, value):
+    """Without the sign."""
+
+    def code(context, builder, signature, arguments):
+        bits = builder.bitcast(arguments[0], _BITS)
+        mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
+        return builder.bitcast(builder.and_(bits, mask), _VECTOR)
+
+    return vector(vector), code
+
+
+@intrinsic
 def unless_below(typingctx, value, limit, below, otherwise):
     """``below`` where value < limit, else ``otherwise``, as where the value is NaN."""
 
@@ -235,6 +249,74 @@ def total(typingctx, value):
         return parts[0]
 
     return types.float64(vector), code
+
+
+@intrinsic
+def load_square(typingctx, rows, row, column, lines, at):
+    """Columns of as many rows as a vector is long, from ``row`` and ``column`` on, as lines.
+
+    Of a table of floating-point numbers in any layout; a line begins ``PANEL`` numbers after the
+    one before it.
+    """
+
+    def code(context, builder, signature, arguments):
+        table, row, column, lines, at = arguments
+        kind = signature.args[0]
+        array = context.make_array(kind)(context, builder, table)
+        number = context.get_value_type(kind.dtype)
+        strides = cgutils.unpack_tuple(builder, array.strides, 2)
+        start = builder.ptrtoint(array.data, _LONG)
+        for index, stride in zip((row, column), strides, strict=True):
+            start = builder.add(start, builder.mul(index, stride))
+
+        def read_from(i, j, kind):
+            place = start
+            for index, stride in zip((i, j), strides, strict=True):
+                place = builder.add(place, builder.mul(_LONG(index), stride))
+            value = builder.load(builder.inttoptr(place, kind.as_pointer()))
+            value.align = kind_size // 8
+            return value
+
+        kind_size = 64 if number == _DOUBLE else 32
+        several = ir.VectorType(number, LANES)
+        if kind.layout == "F":
+            found = [read_from(0, j, several) for j in range(LANES)]
+        elif kind.layout == "C":
+            found = _transposed(builder, [read_from(i, 0, several) for i in range(LANES)], number)
+        else:
+            found = []
+            for j in range(LANES):
+                vector_j = ir.Constant(several, ir.Undefined)
+                for i in range(LANES):
+                    vector_j = builder.insert_element(vector_j, read_from(i, j, number), _INT(i))
+                found.append(vector_j)
+        for j, value in enumerate(found):
+            wide = value if number == _DOUBLE else builder.fpext(value, _VECTOR)
+            place = pointer(context, builder, lines, builder.add(at, _LONG(j * PANEL)))
+            write(builder, wide, place)
+        return context.get_dummy_value()
+
+    known = isinstance(rows, types.Array) and rows.ndim == 2
+    if not known or rows.dtype not in (types.float64, types.float32):
+        return None
+    return types.void(rows, types.intp, types.intp, _FLAT, types.intp), code
+
+
+def _transposed(builder: Any, rows: list[Any], number: Any) -> list[Any]:
+    """As many vectors as there are lanes, lanes for vectors; by exchange of ever larger blocks."""
+    step = 1
+    while step < LANES:
+        following = list(rows)
+        low = [lane if not lane & step else LANES + lane - step for lane in range(LANES)]
+        high = [lane + step if not lane & step else LANES + lane for lane in range(LANES)]
+        for i in range(LANES):
+            if not i & step:
+                for place, lanes in ((i, low), (i + step, high)):
+                    order = ir.Constant(ir.VectorType(_INT, LANES), lanes)
+                    following[place] = builder.shuffle_vector(rows[i], rows[i + step], order)
+        rows = following
+        step *= 2
+    return rows
 
 
 # --- exponentials and logarithms ------------------------------------------------------------------

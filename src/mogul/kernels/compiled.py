@@ -29,9 +29,13 @@ _MOST_LINES = 160
 _TILE_NUMBERS = 1 << 16
 """Features and terms of a tile, in numbers."""
 _MOST_PANELS = 8
+_FEW = 8
+_MANY = 64
+"""Up to so many components and from so many features on, products of columns are made as they are
+used: to store them takes longer than to use them."""
 _SPANS = 4
 """Stretches of rows for each thread."""
-_SPAN_WORK = 1 << 18
+_SPAN_WORK = 1 << 19
 """Multiplications in a stretch, at least: to hand one to a thread takes as long as thousands."""
 _MOST_SUMS = 1 << 21
 """Sums kept for all stretches together, in numbers, where that leaves one for each thread."""
@@ -53,7 +57,7 @@ class CompiledKernel(Expansion):
         covariance, n_features = mixture.covariance, mixture.n_features
         k, n_mixtures = mixture.n_components, mixture.batch_shape.numel()
         plan = empty_plan(type(covariance), k, n_features, n_mixtures)
-        spare = len(plan.left) - self.weights.shape[-1]
+        spare = len(plan.left) + n_features + 1 - self.weights.shape[-1]
         weights = self.weights.reshape(n_mixtures, k, self.weights.shape[-1]).numpy()
         whitening = plan.whitening
         if not self.shared:
@@ -62,7 +66,9 @@ class CompiledKernel(Expansion):
         self.plan = plan._replace(
             centre=self.centre.numpy(),
             sharpest=self.sharpest.numpy(),
-            weights=_blocked(np.pad(weights, ((0, 0), (0, 0), (0, spare)))),
+            weights=_blocked(
+                np.insert(weights, [weights.shape[-1] - n_features - 1] * spare, 0, 2)
+            ),
             whitening=whitening,
         )
 
@@ -121,13 +127,11 @@ class CompiledKernel(Expansion):
         return answer
 
     def _stats(self, sums: Tensor, second: Tensor, totals: Tensor) -> Stats:
-        n_features, n_products = self.mixture.n_features, self.quadratic.shape[-1]
-        if not self.shared:
-            n_products = 0
-        products = sums[..., :n_products]
+        n_features, n_made = self.mixture.n_features, len(self.plan.left)
+        products = sums[..., : self.quadratic.shape[-1]]
         return Stats(
-            count=sums[..., n_products + n_features],
-            first=sums[..., n_products : n_products + n_features],
+            count=sums[..., n_made + n_features],
+            first=sums[..., n_made : n_made + n_features],
             second=self.mixture.covariance.raw_second(products) if self.shared else second,
             origin=self.origin,
             row_weight=totals[..., 0],
@@ -142,7 +146,7 @@ class Sums(NamedTuple):
     NaN.
     """
 
-    products: NDArray[np.float64]  # (B, K, F)
+    products: NDArray[np.float64]  # (B, K, P + D + 1 or more)
     second: NDArray[np.float64]  # (B, D, D or more): of all components together, if whitened
     totals: NDArray[np.float64]  # (B, 2): row weight and log-likelihood
     strays: list[slice]
@@ -165,10 +169,10 @@ def collect_sums(
     On as many threads as torch uses, or on ``n_threads``.
     """
     n_threads = n_threads or torch.get_num_threads()
-    n_features, n_lines = len(plan.centre), len(plan.left)
+    n_features = len(plan.centre)
     width = _tiles.padded(n_features) if plan.whitening.size else 0
     shapes = [
-        (n_mixtures, plan.n_components, n_lines),
+        (n_mixtures, plan.n_components, plan.n_sums),
         (n_mixtures, n_features, width),
         (n_mixtures, 2),
     ]
@@ -230,10 +234,11 @@ def empty_plan(
     structure: type[Covariance], n_components: int, n_features: int, n_mixtures: int = 1
 ) -> _tiles.Plan:
     """A plan whose coefficients are still to be filled in."""
-    left, right, _ = _columns(structure, n_features)
-    n_lines = len(left)
-    chunk = _tiles.padded(-(-n_lines // -(-n_lines // _MOST_LINES)))
-    panels = _TILE_NUMBERS // (PANEL * (chunk + n_components))
+    left, right = _columns(structure, n_features)
+    n_made = len(left)
+    pairs = n_components <= _FEW and n_made > _MANY
+    chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
+    per_panel = PANEL * (n_components + 2 * n_features + (0 if pairs else chunk))
     whitened = 0 if structure.shared_features else n_features
     return _tiles.Plan(
         n_components=n_components,
@@ -242,10 +247,11 @@ def empty_plan(
         limit=expansion_limit(n_features),
         left=left,
         right=right,
-        weights=np.zeros(n_mixtures * n_components * n_lines),
+        weights=np.zeros(n_mixtures * n_components * (n_made + n_features + 1)),
         whitening=np.zeros(n_mixtures * whitened * whitened),
         squares=bool((left == n_features + 1).any()),
-        tile_panels=max(1, min(_MOST_PANELS, panels)),
+        pairs=pairs,
+        tile_panels=max(1, min(_MOST_PANELS, _TILE_NUMBERS // per_panel)),
         chunk=chunk,
     )
 
@@ -253,17 +259,13 @@ def empty_plan(
 @lru_cache(maxsize=64)
 def _columns(
     structure: type[Covariance], n_features: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Which columns each line of features is the product of, and how many lines are zero.
-
-    The structure's own features, then the columns themselves, then one.
-    """
-    one, zero = n_features, n_features + 2
-    pairs = [*structure.feature_pairs(n_features), *((i, one) for i in range(n_features))]
-    pairs.append((one, one))
-    spare = _tiles.padded(len(pairs)) - len(pairs)
-    left, right = np.array(pairs + [(zero, zero)] * spare, dtype=np.int64).T.copy()
-    return left, right, spare
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which lines each of the structure's features is the product of, in whole blocks."""
+    zero = n_features + 2
+    pairs = structure.feature_pairs(n_features)
+    pairs = pairs + [(zero, zero)] * (_tiles.padded(len(pairs)) - len(pairs))
+    left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T.copy()
+    return left, right
 
 
 def as_array(rows: Tensor) -> NDArray:
