@@ -1,11 +1,18 @@
-"""One EM iteration, side by side with scikit-learn in one process, and its memory.
+"""One EM iteration: mogul beside scikit-learn, oneDAL and pomegranate.
 
-    python benchmarks/em_speed.py [--repeats 5] [--quick] [--out benchmarks/results/em_speed.json]
+    python benchmarks/em_speed.py [--cases headline|grid] [--repeats 7]
+                                  [--rivals scikit-learn,oneDAL,pomegranate] [--out FILE]
 
-Both fit the same simulated data from the same parameters. The time of one iteration is that of a
-fit of several iterations less that of a fit of one, divided by the difference, so that what each
-does once is not counted. The two are measured in turn and medians are reported, because the cores
-may be shared. Memory is the peak of a fresh process while mogul fits, beyond what it held before.
+Every library works in a process of its own, on the same simulated rows from the same parameters,
+and they take turns. The time of an iteration is that of a fit of several iterations less that of a
+fit of one, divided by the iterations that the library says it made in between, so that what it does
+once is not counted; medians are reported, with the middle half of all repeats. Each library may use
+as many threads as this process. Settings of the BLAS that are meant for old builds are not passed
+on (OPENBLAS_CORETYPE, OPENBLAS_L2_SIZE).
+
+Memory is the peak of the library's process while it fits, beyond what it held before, rows
+included. GFLOP/s count two products of rows by features by components (see ``em_cases``); the last
+column divides them by the rate of large float64 matrix products, measured in the same run.
 """
 
 from __future__ import annotations
@@ -17,148 +24,168 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-import warnings
+from pathlib import Path
 
-import numpy as np
+from em_cases import GRID, HEADLINE, n_operations
 
-CASES = [
-    ("full", 100_000, 16, 32),
-    ("full", 1_000_000, 4, 10),
-    ("diag", 200_000, 32, 64),
-    ("tied", 200_000, 16, 32),
-    ("spherical", 200_000, 16, 32),
-]
-FEW, MANY = 1, 6
+HERE = Path(__file__).resolve().parent
+RIVALS = ("scikit-learn", "oneDAL", "pomegranate")
+ONLY = {"oneDAL": ("full", "diag"), "pomegranate": ("full", "diag")}
+"""The structures that a library has; all four where it is not named."""
+MOST_WORK = {"pomegranate": 4e9, "scikit-learn": 2e11}
+"""Operations of an iteration beyond which a library is not asked: it takes minutes."""
 
 
-def simulate(kind: str, n: int, d: int, k: int):
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(k, d)) * 2
-    x = centres[rng.integers(k, size=n)]
-    x += rng.normal(size=(n, d))
-    precisions = {
-        "full": np.stack([np.eye(d)] * k),
-        "tied": np.eye(d),
-        "diag": np.ones((k, d)),
-        "spherical": np.ones(k),
-    }[kind]
-    means = centres + 0.3 * rng.normal(size=(k, d))
-    start = {"weights_init": np.full(k, 1 / k), "means_init": means, "precisions_init": precisions}
-    return x, start
+class Worker:
+    """A library in a process of its own."""
+
+    def __init__(self, name: str):
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+        }
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "em_worker.py"), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, order):
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of {self.name} ended")
+        return json.loads(answer)
+
+    def fit(self, case, iterations: int, *, dtype: str = "float64", memory: bool = False):
+        names = dict(zip(("kind", "n", "d", "k"), case, strict=True))
+        order = {**names, "iterations": iterations, "dtype": dtype, "memory": memory}
+        return self.ask(order)
 
 
-def seconds(estimator, x, kind, k, start, n_iter, **more) -> float:
-    model = estimator(k, covariance_type=kind, max_iter=n_iter, tol=0.0, **start, **more)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is not meant to converge
-        began = time.perf_counter()
-        model.fit(x)
-        return time.perf_counter() - began
+def quartiles(values: list[float]) -> list[float]:
+    if len(values) < 2:
+        return values * 2
+    low, _, high = statistics.quantiles(values, n=4)
+    return [round(low, 3), round(high, 3)]
 
 
-class Clock:
-    """Times of one estimator on one case, short and long fits in turn."""
-
-    def __init__(self, estimator, case, **more):
-        self.arguments, self.more = (estimator, *case), more
-        self.short, self.long = [], []
-
-    def tick(self) -> None:
-        self.short.append(seconds(*self.arguments, FEW, **self.more))
-        self.long.append(seconds(*self.arguments, MANY, **self.more))
-
-    def milliseconds(self) -> float:
-        """One iteration: the medians apart, since a delay may hit either."""
-        longer = statistics.median(self.long) - statistics.median(self.short)
-        return 1e3 * longer / (MANY - FEW)
-
-    def spread(self) -> list[float]:
-        return [round(1e3 * t / MANY, 1) for t in sorted(self.long)]
-
-
-def compare(kind: str, n: int, d: int, k: int, repeats: int) -> dict:
-    from sklearn.mixture import GaussianMixture as Theirs
-
-    from mogul import GaussianMixture as Ours
-
-    x, start = simulate(kind, n, d, k)
-    case = (x, kind, k, start)
-    seconds(Ours, *case, 1, acceleration="none")  # imports and caches
-    ours, theirs = Clock(Ours, case, acceleration="none"), Clock(Theirs, case)
+def compare(workers: dict[str, Worker], case, repeats: int, gemm: float) -> dict:
+    """All libraries on one case, in turns."""
+    work = n_operations(*case)
+    long = 13 if work < 2e9 else 5 if work < 2e10 else 4
+    runs = {name: name for name in workers if _takes_part(name, case, work)}
+    runs["mogul float32"] = "mogul"
+    found: dict[str, list[float]] = {run: [] for run in runs}
+    ends, memory, errors = {}, {}, {}
+    for run, name in runs.items():  # data, imports and caches first
+        dtype = "float32" if run.endswith("float32") else "float64"
+        answer = workers[name].fit(case, 2, dtype=dtype)
+        if "error" in answer:
+            errors[run] = answer["error"]
+            continue
+        memory[run] = workers[name].fit(case, 3, dtype=dtype, memory=True)["megabytes"]
     for _ in range(repeats):
-        ours.tick()
-        theirs.tick()
-    ours_ms, theirs_ms = ours.milliseconds(), theirs.milliseconds()
-    return {
-        "covariance_type": kind,
-        "n_rows": n,
-        "n_features": d,
-        "n_components": k,
-        "mogul_ms": round(ours_ms, 1),
-        "scikit_learn_ms": round(theirs_ms, 1),
-        "ratio": round(theirs_ms / ours_ms, 1),
-        "mogul_whole_fit_ms_per_iteration": ours.spread(),
-        "scikit_learn_whole_fit_ms_per_iteration": theirs.spread(),
-    }
-
-
-MEMORY_PROBE = """
-import sys, warnings
-sys.path.insert(0, {folder!r})
-from em_speed import seconds, simulate
-from mogul import GaussianMixture
-
-def megabytes(field):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
-
-small, start = simulate({kind!r}, 2_000, {d}, {k})
-seconds(GaussianMixture, small, {kind!r}, {k}, start, 2)
-x, start = simulate({kind!r}, {n}, {d}, {k})
-with open("/proc/self/clear_refs", "w") as refs:
-    refs.write("5")  # the peak starts anew: making the data had one of its own
-before = megabytes("VmRSS")
-seconds(GaussianMixture, x, {kind!r}, {k}, start, 3)
-print(megabytes("VmHWM") - before)
-"""
-
-
-def memory_mb(kind: str, n: int, d: int, k: int) -> float | None:
-    """Peak of a fresh process while it fits, beyond what it held; None where it cannot be read."""
-    if not os.path.exists("/proc/self/clear_refs"):
-        return None
-    folder = os.path.dirname(os.path.abspath(__file__))
-    code = MEMORY_PROBE.format(folder=folder, kind=kind, n=n, d=d, k=k)
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        for run, name in runs.items():
+            if run in errors:
+                continue
+            dtype = "float32" if run.endswith("float32") else "float64"
+            one = workers[name].fit(case, 1, dtype=dtype)
+            more = workers[name].fit(case, long, dtype=dtype)
+            made = max(1, more["n_iter"] - one["n_iter"])
+            found[run].append(1e3 * (more["seconds"] - one["seconds"]) / made)
+            ends[run] = (more["n_iter"], more["value"])
+    row: dict = dict(
+        zip(("covariance_type", "n_rows", "n_features", "n_components"), case, strict=True)
     )
-    return round(float(answer.stdout), 1)
+    ours = statistics.median(found["mogul"])
+    for run, times in found.items():
+        if run in errors:
+            row[run] = {"error": errors[run]}
+            continue
+        middle = statistics.median(times)
+        row[run] = {
+            "ms": round(middle, 3),
+            "quartiles_ms": quartiles(times),
+            "ratio": round(middle / ours, 2),
+            "megabytes": round(memory[run], 1),
+            "iterations": ends[run][0],
+            "log_likelihood_per_row": ends[run][1],
+        }
+    rate = work / ours / 1e6
+    row["gflops"] = round(rate, 1)
+    row["share_of_gemm"] = round(rate / gemm, 3)
+    return row
+
+
+def _takes_part(name: str, case, work: float) -> bool:
+    return case[0] in ONLY.get(name, (case[0],)) and work <= MOST_WORK.get(name, float("inf"))
+
+
+def cpu() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
+    except (OSError, StopIteration):
+        return platform.processor()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
+    parser.add_argument("--cases", choices=("headline", "grid"), default="headline")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rivals", help="comma-separated; all that are installed by default")
     parser.add_argument("--out", help="write the figures here as JSON")
     options = parser.parse_args()
+    wanted = options.rivals.split(",") if options.rivals else list(RIVALS)
+    workers = {name: Worker(name) for name in ("mogul", *wanted)}
+    gemm = workers["mogul"].ask("gemm")
+    cases = HEADLINE if options.cases == "headline" else GRID
+    print(f"{cpu()}, {os.cpu_count()} cores; matrix products {gemm:.0f} GFLOP/s")
+    print("ratios: how many times as long as mogul; quartiles in brackets")
     rows = []
-    print(
-        f"{'':10}{'N':>10}{'D':>4}{'K':>4}{'mogul ms':>10}{'sklearn ms':>12}{'ratio':>7}{'MB':>7}"
-    )
-    for kind, n, d, k in CASES:
-        n = n // 10 if options.quick else n
-        row = compare(kind, n, d, k, options.repeats) | {"memory_mb": memory_mb(kind, n, d, k)}
+    for case in cases:
+        row = compare(workers, case, options.repeats, gemm)
         rows.append(row)
+        print("{} N={} D={} K={}".format(*case), flush=True)
+        for run in ("mogul", "mogul float32", *wanted):
+            if run not in row:
+                continue
+            one = row[run]
+            if "error" in one:
+                print(f"    {run:14} {one['error']}")
+                continue
+            value = one["log_likelihood_per_row"]
+            print(
+                f"    {run:14} x {one['ratio']:<7} {one['ms']:>9.2f} ms {one['quartiles_ms']} "
+                f"{one['megabytes']:>8.1f} MB   {one['iterations']} iterations"
+                + ("" if value is None else f" to {value:.6f}")
+            )
         print(
-            f"{kind:10}{n:>10}{d:>4}{k:>4}{row['mogul_ms']:>10}{row['scikit_learn_ms']:>12}"
-            f"{row['ratio']:>7}{row['memory_mb'] or '':>7}",
+            f"    {row['gflops']} GFLOP/s, {100 * row['share_of_gemm']:.0f} % of matrix products",
             flush=True,
         )
-    if options.out:
-        record = {"machine": platform.machine(), "cores": os.cpu_count(), "figures": rows}
-        with open(options.out, "w") as file:
-            json.dump(record, file, indent=1)
+        if options.out:
+            record = {
+                "machine": {
+                    "cpu": cpu(),
+                    "cores": os.cpu_count(),
+                    "architecture": platform.machine(),
+                },
+                "gemm_gflops": round(gemm, 1),
+                "repeats": options.repeats,
+                "figures": rows,
+            }
+            with open(options.out, "w") as file:
+                json.dump(record, file, indent=1)
 
 
 if __name__ == "__main__":

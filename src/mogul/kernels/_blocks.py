@@ -29,12 +29,22 @@ from mogul.kernels._vectors import (
     write,
 )
 
-__all__ = ["BLOCK", "LINES", "accumulate", "multiply", "multiply_pairs"]
+__all__ = [
+    "BLOCK",
+    "LINES",
+    "accumulate",
+    "multiply",
+    "multiply_pairs",
+    "n_blocked",
+    "unblock",
+]
 
 BLOCK = 4
 """Components in a block."""
 LINES = REGISTERS // 8
 """Lines in a block of statistics; numbers of lines are multiples of it."""
+GROUP = 8
+"""Lines that stay in a core's first cache while all components are multiplied with them."""
 
 _FLAT = types.Array(types.float64, 1, "C")
 _INDEX = types.intp
@@ -165,17 +175,14 @@ def _pairs_block(size: int) -> Any:
 
 def _accumulate_block(size: int) -> Any:
     @intrinsic
-    def block(
-        typingctx, left, at_left, left_step, right, at_right, right_step, out, at_out, width, n
-    ):
+    def block(typingctx, left, at_left, left_step, right, at_right, right_step, out, at_out, n):
         """Add left @ rightᵀ over ``n`` panels: ``size`` lines of left, LINES of right.
 
-        Steps are from panel to panel; ``out`` has rows of length ``width``.
+        Steps are from panel to panel. The sums are kept side by side.
         """
 
         def code(context, builder, signature, arguments):
-            left, at_left, left_step, right, at_right, right_step = arguments[:6]
-            out, at_out, width, n = arguments[6:]
+            left, at_left, left_step, right, at_right, right_step, out, at_out, n = arguments
 
             def vectors(array, start, count, v):
                 index = [builder.add(start, _LONG(i * PANEL + v * LANES)) for i in range(count)]
@@ -193,19 +200,14 @@ def _accumulate_block(size: int) -> Any:
                     for i, value in enumerate(found)
                 ]
             loop.close(found)
-            data = context.make_array(_FLAT)(context, builder, out).data
             found += [constant(0.0)] * (-len(found) % LANES)
-            for first in range(0, size * LINES, LANES):
-                summed = sums(builder, found[first : first + LANES])
-                for i in range(first, min(first + LANES, size * LINES)):
-                    row = builder.add(at_out, builder.mul(width, _LONG(i // LINES)))
-                    cell = builder.gep(data, [builder.add(row, _LONG(i % LINES))])
-                    more = builder.extract_element(summed, ir.IntType(32)(i - first))
-                    builder.store(builder.fadd(builder.load(cell), more), cell)
+            for first in range(0, len(found), LANES):
+                place = pointer(context, builder, out, builder.add(at_out, _LONG(first)))
+                more = sums(builder, found[first : first + LANES])
+                write(builder, builder.fadd(read(builder, place), more), place)
             return context.get_dummy_value()
 
-        operand = [_FLAT, _INDEX, _INDEX]
-        return types.void(*operand, *operand, *operand, _INDEX), code
+        return types.void(*[_FLAT, _INDEX, _INDEX] * 2, _FLAT, _INDEX, _INDEX), code
 
     return block
 
@@ -254,24 +256,39 @@ def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms,
 
 
 @njit(**INNER)
-def accumulate(
-    left, n_left, left_step, right, n_right, right_step, out, at_out, width, n_panels, lower
-):
-    """Add left @ rightᵀ, over all rows of a tile, to ``out``: (n_left, n_right) of ``width``.
+def n_blocked(n_left, n_right):
+    """How many numbers the sums of :func:`accumulate` take."""
+    return (n_left + BLOCK - 1) // BLOCK * n_right * BLOCK
+
+
+@njit(**INNER)
+def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out, n_panels, lower):
+    """Add left @ rightᵀ, over all rows of a tile, to the blocks of ``out``; see `unblock`.
 
     Each operand is panels of lines; ``n_right`` is a multiple of ``LINES``. Of a symmetric product
     ``lower`` asks for no more than the lower triangle.
     """
-    for f in range(0, n_right, LINES):
-        right_at = f * PANEL
-        for k in range(f // BLOCK * BLOCK if lower else 0, n_left, BLOCK):
-            a, o = k * PANEL, at_out + k * width + f
+    for group in range(0, n_right, GROUP):
+        for k in range(group // BLOCK * BLOCK if lower else 0, n_left, BLOCK):
+            a = k * PANEL
             size = min(BLOCK, n_left - k)
-            if size == 4:
-                _sum_4(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
-            elif size == 3:
-                _sum_3(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
-            elif size == 2:
-                _sum_2(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
-            else:
-                _sum_1(left, a, left_step, right, right_at, right_step, out, o, width, n_panels)
+            for f in range(group, min(group + GROUP, n_right), LINES):
+                b = f * PANEL
+                o = at_out + k * n_right + f * BLOCK
+                if size == 4:
+                    _sum_4(left, a, left_step, right, b, right_step, out, o, n_panels)
+                elif size == 3:
+                    _sum_3(left, a, left_step, right, b, right_step, out, o, n_panels)
+                elif size == 2:
+                    _sum_2(left, a, left_step, right, b, right_step, out, o, n_panels)
+                else:
+                    _sum_1(left, a, left_step, right, b, right_step, out, o, n_panels)
+
+
+@njit(**INNER)
+def unblock(blocks, at_blocks, n_left, n_right, out, at_out, width):
+    """Add the blocks that `accumulate` left to ``out``: (n_left, n_right) in rows of ``width``."""
+    for k in range(n_left):
+        for f in range(n_right):
+            block = at_blocks + k // BLOCK * BLOCK * n_right + f // LINES * LINES * BLOCK
+            out[at_out + k * width + f] += blocks[block + k % BLOCK * LINES + f % LINES]

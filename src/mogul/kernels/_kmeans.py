@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from mogul.kernels._blocks import BLOCK, accumulate, multiply
+from mogul.kernels._blocks import BLOCK, accumulate, multiply, n_blocked, unblock
 from mogul.kernels._tiles import (
     _empty_lines,
     _label,
@@ -15,6 +15,7 @@ from mogul.kernels._tiles import (
     _load_weight,
     _make_features,
     _weigh,
+    apart,
     padded_lines,
 )
 from mogul.kernels._vectors import FLAGS, INNER, LANES, PANEL, load, splat, store
@@ -68,12 +69,16 @@ def hard_sums(rows, weight, plan, labels, sums, second):
     n_panels, chunk, width = plan.tile_panels, plan.chunk, sums.shape[1]
     tile_rows, step = n_panels * PANEL, padded_lines(n_features) * PANEL
     lines = _empty_lines(n_panels, n_features)
-    features = np.empty(n_panels * chunk * PANEL)
-    terms, terms_step = np.empty(n_panels * n_components * PANEL), n_components * PANEL
+    features = np.empty(n_panels * apart(chunk) * PANEL)
+    terms_step = apart(n_components) * PANEL
+    terms = np.empty(n_panels * terms_step)
     row_weight = np.empty(tile_rows)
     side = second.shape[1]
-    heavy = np.empty(n_panels * n_features * PANEL if side else 0)
-    flat, flat_second = sums.reshape(-1), second.reshape(-1)
+    heavy = np.empty(n_panels * apart(n_features) * PANEL if side else 0)
+    linear = width - n_made
+    n_linear = n_blocked(n_components, linear)
+    blocks = np.zeros(n_linear + n_blocked(n_components, n_made) + LANES)
+    shared = np.zeros(n_blocked(n_features, side))
     total = 0.0
     for start in range(0, n_rows, tile_rows):
         count = min(tile_rows, n_rows - start)
@@ -83,26 +88,30 @@ def hard_sums(rows, weight, plan, labels, sums, second):
         for i in range(terms.shape[0]):
             terms[i] = 0.0
         for i in range(count):
-            place = (i // PANEL * n_components + labels[start + i]) * PANEL
+            place = i // PANEL * terms_step + labels[start + i] * PANEL
             terms[place + i % PANEL] = row_weight[i]
             total += row_weight[i]
-        linear = width - n_made
-        accumulate(
-            terms, n_components, terms_step, lines, linear, step, flat, n_made, width, used, False
-        )
+        accumulate(terms, n_components, terms_step, lines, linear, step, blocks, 0, used, False)
         for first in range(0, n_made, chunk):
             n = min(chunk, n_made - first)
             _make_features(lines, n_features, plan, first, n, used, features)
             accumulate(
-                terms, n_components, terms_step, features, n, n * PANEL,
-                flat, first, width, used, False,
+                terms, n_components, terms_step, features, n, apart(n) * PANEL,
+                blocks, n_linear + n_blocked(n_components, first), used, False,
             )  # fmt: skip
         if side:
             _weigh(lines, n_features, row_weight, 0, PANEL, used, heavy)
             accumulate(
-                heavy, n_features, n_features * PANEL, lines, side, step,
-                flat_second, 0, side, used, True,
+                heavy, n_features, apart(n_features) * PANEL, lines, side, step,
+                shared, 0, used, True,
             )  # fmt: skip
+    flat = sums.reshape(-1)
+    unblock(blocks, 0, n_components, linear, flat, n_made, width)
+    for first in range(0, n_made, chunk):
+        place, n = n_linear + n_blocked(n_components, first), min(chunk, n_made - first)
+        unblock(blocks, place, n_components, n, flat, first, width)
+    if side:
+        unblock(shared, 0, n_features, side, second.reshape(-1), 0, side)
     return total
 
 

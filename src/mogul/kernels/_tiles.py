@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mogul.kernels._blocks import LINES, accumulate, multiply, multiply_pairs
+from mogul.kernels._blocks import LINES, accumulate, multiply, multiply_pairs, n_blocked, unblock
 from mogul.kernels._vectors import (
     FLAGS,
     INNER,
@@ -75,15 +75,19 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
     n_panels, chunk, width = plan.tile_panels, plan.chunk, sums.shape[2]
     tile_rows, step = n_panels * PANEL, padded_lines(n_features) * PANEL
     lines = _empty_lines(n_panels, n_features)
-    features = np.empty(0 if plan.pairs else n_panels * chunk * PANEL)
-    terms = np.empty(n_panels * n_components * PANEL)
+    features = np.empty(0 if plan.pairs else n_panels * apart(chunk) * PANEL)
+    terms_step = apart(n_components) * PANEL
+    terms = np.empty(n_panels * terms_step)
     row_weight = np.empty(tile_rows)
     whiten = plan.whitening.size > 0
     white = np.empty(n_features * PANEL if whiten else 0)
-    heavy = np.empty(n_panels * n_features * PANEL if whiten or plan.pairs else 0)
-    side = padded_lines(n_features)
-    squares = np.zeros(n_mixtures * n_components * n_features * side if plan.pairs else 0)
-    flat, flat_second = sums.reshape(-1), second.reshape(-1)
+    heavy = np.empty(n_panels * apart(n_features) * PANEL if whiten or plan.pairs else 0)
+    linear, side = width - n_made, _padded(n_features)
+    n_linear, n_square = n_blocked(n_components, linear), n_blocked(n_features, side)
+    n_products = n_components * n_square if plan.pairs else n_blocked(n_components, n_made)
+    n_own = n_linear + n_products  # of one mixture: what is linear first
+    blocks = np.zeros(n_mixtures * n_own + LANES)
+    shared = np.zeros(n_mixtures * n_square if whiten else 0)
     in_one = n_made <= chunk
     for tile in range(strays.shape[0]):
         start = first_row + tile * tile_rows
@@ -102,7 +106,7 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
             heaviness = splat(0.0)
             for at in range(0, used * PANEL, LANES):
                 w = load(row_weight, at)
-                place = at // PANEL * n_components * PANEL + at % PANEL
+                place = at // PANEL * terms_step + at % PANEL
                 peak, mass = _normalise(terms, place, n_components)
                 likelihood = fma(w, peak + log(mass), likelihood)
                 heaviness = heaviness + w
@@ -112,18 +116,16 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
             totals[b, 1] += total(likelihood)
             if chance.shape[0]:
                 _draw(terms, n_components, chance[b], start, n_rows, row_weight)
-            at_sum, terms_step = b * n_components * width, n_components * PANEL
-            linear = _padded(n_features + 1)
+            own = b * n_own
             accumulate(
-                terms, n_components, terms_step, lines, linear, step,
-                flat, at_sum + n_made, width, used, False,
-            )  # fmt: skip
+                terms, n_components, terms_step, lines, linear, step, blocks, own, used, False
+            )
             if plan.pairs:
                 for k in range(n_components):
                     _weigh(lines, n_features, terms, k * PANEL, terms_step, used, heavy)
                     accumulate(
-                        heavy, n_features, n_features * PANEL, lines, _padded(n_features), step,
-                        squares, (b * n_components + k) * n_features * side, side, used, True,
+                        heavy, n_features, apart(n_features) * PANEL, lines, side, step,
+                        blocks, own + n_linear + k * n_square, used, True,
                     )  # fmt: skip
             else:
                 for first in range(0, n_made, chunk):
@@ -131,23 +133,39 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
                     if not in_one:
                         _make_features(lines, n_features, plan, first, count, used, features)
                     accumulate(
-                        terms, n_components, terms_step, features, count, count * PANEL,
-                        flat, at_sum + first, width, used, False,
+                        terms, n_components, terms_step, features, count, apart(count) * PANEL,
+                        blocks, own + n_linear + n_blocked(n_components, first), used, False,
                     )  # fmt: skip
             if whiten and (b == 0 or weight.shape[0] > 1):
                 _weigh(lines, n_features, row_weight, 0, PANEL, used, heavy)
-                side = second.shape[2]
                 accumulate(
-                    heavy, n_features, n_features * PANEL, lines, side, step,
-                    flat_second, b * n_features * side, side, used, True,
+                    heavy, n_features, apart(n_features) * PANEL, lines, side, step,
+                    shared, b * n_square, used, True,
                 )  # fmt: skip
-    if plan.pairs:
-        for component in range(n_mixtures * n_components):
-            at = component * width
+    flat, flat_second = sums.reshape(-1), second.reshape(-1)
+    for b in range(n_mixtures):
+        at, own = b * n_components * width, b * n_own
+        unblock(blocks, own, n_components, linear, flat, at + n_made, width)
+        own += n_linear
+        if whiten:
+            unblock(
+                shared, b * n_square, n_features, side, flat_second, b * n_features * side, side
+            )
+        if not plan.pairs:
+            for first in range(0, n_made, chunk):
+                place, count = own + n_blocked(n_components, first), min(chunk, n_made - first)
+                unblock(blocks, place, n_components, count, flat, at + first, width)
+            continue
+        square = np.empty(n_features * side)
+        for k in range(n_components):
+            for i in range(n_features * side):
+                square[i] = 0.0
+            unblock(blocks, own + k * n_square, n_features, side, square, 0, side)
+            place = at + k * width
             for i in range(n_features):
                 for j in range(i + 1):
-                    flat[at] += squares[(component * n_features + i) * side + j]
-                    at += 1
+                    flat[place] += square[i * side + j]
+                    place += 1
 
 
 @njit(**FLAGS)
@@ -158,8 +176,9 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
     n_panels, chunk = plan.tile_panels, plan.chunk
     tile_rows = n_panels * PANEL
     lines = _empty_lines(n_panels, n_features)
-    features = np.empty(0 if plan.pairs else n_panels * chunk * PANEL)
-    terms = np.empty(n_panels * n_components * PANEL)
+    features = np.empty(0 if plan.pairs else n_panels * apart(chunk) * PANEL)
+    terms_step = apart(n_components) * PANEL
+    terms = np.empty(n_panels * terms_step)
     white = np.empty(n_features * PANEL if plan.whitening.size else 0)
     found = np.empty(LANES)
     in_one = n_made <= chunk
@@ -175,7 +194,7 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
         for b in range(n_mixtures):
             _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
             for at in range(0, n_rows, LANES):
-                place = at // PANEL * n_components * PANEL + at % PANEL
+                place = at // PANEL * terms_step + at % PANEL
                 count = min(LANES, n_rows - at)
                 if what == _LABELS:
                     store(found, 0, _label(terms, place, n_components))
@@ -206,9 +225,18 @@ _padded = njit(**INNER)(padded)
 
 
 @njit(**INNER)
+def apart(n_lines):
+    """How many lines to keep between panels, so that the same lines of all panels fit a cache.
+
+    Panels a multiple of 4096 bytes apart would all be kept in the same few places of it.
+    """
+    return n_lines if n_lines % 16 or not n_lines else n_lines + 4
+
+
+@njit(**INNER)
 def padded_lines(n_features):
     """How many lines a panel holds."""
-    return _padded(n_features + 3)
+    return apart(_padded(n_features + 3))
 
 
 @njit(**INNER)
@@ -278,10 +306,10 @@ def _load_weight(weight, b, start, n_rows, row_weight):
 
 @njit(**INNER)
 def _make_features(lines, n_features, plan, first, count, n_panels, features):
-    """Features ``first`` to ``first + count`` of all panels, as panels of ``count`` lines."""
+    """Features ``first`` to ``first + count`` of all panels."""
     for panel in range(n_panels):
         base = panel * padded_lines(n_features) * PANEL
-        out = panel * count * PANEL
+        out = panel * apart(count) * PANEL
         for f in range(first, first + count):
             left = base + plan.left[f] * PANEL
             right = base + plan.right[f] * PANEL
@@ -295,6 +323,7 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
     """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
     n_components, n_made = plan.n_components, plan.left.shape[0]
     n_all, step = n_made + n_features + 1, padded_lines(n_features) * PANEL
+    terms_step = apart(n_components) * PANEL
     whiten = plan.whitening.size > 0
     if whiten:
         for panel in range(n_panels):
@@ -310,11 +339,11 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
                     squares = fma(y, y, squares)
                 half = splat(-0.5) * squares
                 for k in range(n_components):
-                    store(terms, (panel * n_components + k) * PANEL + v, half)
+                    store(terms, panel * terms_step + k * PANEL + v, half)
     weights = b * n_components * n_all
     if plan.pairs:
         for panel in range(n_panels):
-            at_term = panel * n_components * PANEL
+            at_term = panel * terms_step
             multiply_pairs(
                 plan.weights, weights, lines, panel * step, n_features, n_all,
                 terms, at_term, n_components,
@@ -326,13 +355,13 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
                 _make_features(lines, n_features, plan, first, count, n_panels, features)
             for panel in range(n_panels):
                 multiply(
-                    plan.weights, weights, features, panel * count * PANEL, first, count, n_all,
-                    terms, panel * n_components * PANEL, n_components, first == 0,
+                    plan.weights, weights, features, panel * apart(count) * PANEL, first, count,
+                    n_all, terms, panel * terms_step, n_components, first == 0,
                 )  # fmt: skip
     for panel in range(n_panels):
         multiply(
             plan.weights, weights, lines, panel * step, n_made, n_features + 1, n_all,
-            terms, panel * n_components * PANEL, n_components, n_made == 0 and not whiten,
+            terms, panel * terms_step, n_components, n_made == 0 and not whiten,
         )  # fmt: skip
 
 
@@ -373,7 +402,7 @@ def _draw(terms, n_components, chance, start, n_rows, row_weight):
     """Give each row to one component, drawn in proportion to ``terms``."""
     n_panels = (n_rows + PANEL - 1) // PANEL
     for i in range(n_panels * PANEL):
-        place = i // PANEL * n_components * PANEL + i % PANEL
+        place = i // PANEL * apart(n_components) * PANEL + i % PANEL
         mass = 0.0
         for k in range(n_components):
             mass += terms[place + k * PANEL]
@@ -390,10 +419,10 @@ def _draw(terms, n_components, chance, start, n_rows, row_weight):
 
 @njit(**INNER)
 def _weigh(lines, n_features, weight, at_weight, weight_step, n_panels, heavy):
-    """Columns times a line of weights, panels of D lines."""
+    """Columns times a line of weights."""
     for panel in range(n_panels):
         base = panel * padded_lines(n_features) * PANEL
-        out = panel * n_features * PANEL
+        out = panel * apart(n_features) * PANEL
         for v in range(0, PANEL, LANES):
             w = load(weight, at_weight + panel * weight_step + v)
             for d in range(n_features):
