@@ -35,3 +35,16 @@ def no_open_figures():
     """Every test begins without figures, whatever ran before it in the same process."""
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="module", params=["compiled", "without compiler"])
+def compiler(request):
+    """The tests of a module twice: with compiled kernels, and as where Numba is not installed."""
+    import mogul.kernels
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "compiled":
+            assert mogul.kernels.has_compiler()
+        else:
+            patch.setattr(mogul.kernels, "_find_compiler", lambda: False)
+        yield request.param

@@ -25,6 +25,8 @@ from mogul.infer.squarem import MixtureChart, Squarem
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.kernels import e_step
 
+pytestmark = pytest.mark.usefixtures("compiler")
+
 KINDS = list(CASES)
 seeds = st.integers(0, 2**32 - 1)
 names = pytest.mark.parametrize("name", KINDS)

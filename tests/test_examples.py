@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
         (
             "bayesian_mixture",
             ["--draws", "200"],
-            "Dirichlet counts: 999.77, 1003.9, 1002.3",
+            "Dirichlet counts: 1003.9, 1002.3, 999.77",
             ["density", "standard_deviations", "joint_mean", "prior", "overlap"],
         ),
         (

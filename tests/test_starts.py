@@ -26,6 +26,8 @@ from mogul.infer.starts import (
     start_mixtures,
 )
 
+pytestmark = pytest.mark.usefixtures("compiler")
+
 KINDS = list(CASES)
 names = pytest.mark.parametrize("name", KINDS)
 methods = pytest.mark.parametrize("method", STARTS)

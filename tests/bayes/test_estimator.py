@@ -23,7 +23,9 @@ KINDS = ["full", "tied", "diag", "spherical"]
 METHODS = ["cavi", SVI(passes=3), AdamVI(epochs=3), Gibbs(draws=20, warmup=10, chains=2)]
 METHOD_IDS = ["cavi", "svi", "vi-adam", "gibbs"]
 too_short_to_converge = pytest.mark.filterwarnings(
-    "ignore:The chains do not agree", "ignore:The fit is not at its optimum"
+    "ignore:The chains do not agree",
+    "ignore:The fit is not at its optimum",
+    "ignore:Components overlap",
 )
 """Of runs that are long enough for what is asked of them, but not for their own verdict."""
 

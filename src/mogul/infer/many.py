@@ -156,6 +156,9 @@ def _compiled(
     spread(fit, [slice(i, min(i + step, n_sets)) for i in range(0, n_sets, step)])
     found.converged[:] = state == _many.CONVERGED
     found.failed[:] = state == _many.FAILED
+    for part in (found.log_weights, found.means, found.factor):
+        part[found.failed] = math.nan  # what an attempt left
+    found.log_likelihood[found.failed] = -math.inf
 
 
 def as_mixture(found: Ends, covariance_type: str) -> Mixture:

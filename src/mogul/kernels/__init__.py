@@ -210,9 +210,13 @@ def _fast_kernel(name: str) -> type[ExpandedKernel | CompiledKernel]:
     return CompiledKernel
 
 
-@cache
 def has_compiler() -> bool:
     """Whether Numba is there and works with this NumPy."""
+    return _find_compiler()
+
+
+@cache
+def _find_compiler() -> bool:
     if importlib.util.find_spec("numba") is None:
         return False
     try:

@@ -128,7 +128,9 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
         for j in range(d):
             old[c, j] = mean[j]
     mass = hard_sums(x, weight, plan, labels, sums, second)
-    maximise(kind, sums, second, mass, plan.centre, old, floor, log_weights, means, factor, ok)
+    maximise(
+        kind, n_made, sums, second, mass, plan.centre, old, floor, log_weights, means, factor, ok
+    )
     return _all(ok)
 
 

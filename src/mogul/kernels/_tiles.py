@@ -148,9 +148,11 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
         unblock(blocks, own, n_components, linear, flat, at + n_made, width)
         own += n_linear
         if whiten:
-            unblock(
-                shared, b * n_square, n_features, side, flat_second, b * n_features * side, side
-            )
+            at_second = b * n_features * side
+            unblock(shared, b * n_square, n_features, side, flat_second, at_second, side)
+            for i in range(n_features):
+                for j in range(i):
+                    second[b, j, i] = second[b, i, j]
         if not plan.pairs:
             for first in range(0, n_made, chunk):
                 place, count = own + n_blocked(n_components, first), min(chunk, n_made - first)

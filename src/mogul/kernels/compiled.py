@@ -236,7 +236,8 @@ def empty_plan(
     """A plan whose coefficients are still to be filled in."""
     left, right = _columns(structure, n_features)
     n_made = len(left)
-    pairs = n_components <= _FEW and n_made > _MANY
+    all_pairs = len(structure.feature_pairs(n_features)) == n_features * (n_features + 1) // 2
+    pairs = all_pairs and n_components <= _FEW and n_made > _MANY
     chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
     per_panel = PANEL * (n_components + 2 * n_features + (0 if pairs else chunk))
     whitened = 0 if structure.shared_features else n_features

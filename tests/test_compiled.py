@@ -1,0 +1,417 @@
+"""Compiled kernels against NumPy, the reference and each other; skipped without Numba."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import RandomState
+from sklearn.cluster import KMeans
+
+from laws.cases import CASES, draw, draw_one, tensor
+from mogul import GaussianMixture, fit_many
+from mogul.covariances import structure
+from mogul.data.rows import Rows
+from mogul.errors import InputError, InputTypeError, RepairWarning, UnknownNameError
+from mogul.infer.em import m_step
+from mogul.infer.squarem import MixtureChart
+from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
+
+numba = pytest.importorskip("numba")
+
+from mogul.infer.compiled_em import PackedChart, PackedMixture  # noqa: E402
+from mogul.infer.compiled_starts import kmeans_labels, mixture_of_labels  # noqa: E402
+from mogul.kernels import _parameters as code  # noqa: E402
+from mogul.kernels import _vectors as vectors  # noqa: E402
+from mogul.kernels.compiled import CompiledKernel, collect_sums, empty_plan  # noqa: E402
+from mogul.kernels.reference import ReferenceKernel  # noqa: E402
+
+KINDS = list(CASES)
+names = pytest.mark.parametrize("name", KINDS)
+SUMS = ("count", "first", "second", "row_weight", "log_likelihood")
+
+
+def assert_equal_sums(found, expected, rtol=1e-10):
+    for part in SUMS:
+        got, want = getattr(found, part).numpy(), getattr(expected, part).numpy()
+        scale = np.abs(want).max(initial=0)
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * scale, err_msg=part)
+
+
+# --- functions of vectors -------------------------------------------------------------------------
+
+
+@numba.njit(nogil=True)
+def _exponentials(values):
+    for i in range(0, len(values), vectors.LANES):
+        vectors.store(values, i, vectors.exp(vectors.load(values, i)))
+
+
+@numba.njit(nogil=True)
+def _logarithms(values):
+    for i in range(0, len(values), vectors.LANES):
+        vectors.store(values, i, vectors.log(vectors.load(values, i)))
+
+
+def test_exponentials_are_right_to_two_roundings():
+    at = np.concatenate([np.linspace(-708, 0, 400_000), -np.logspace(-20, 2, 50_000), np.zeros(8)])
+    at = at[: len(at) // 8 * 8]
+    found = at.copy()
+    _exponentials(found)
+    np.testing.assert_allclose(found, np.exp(at), rtol=2 * np.finfo(float).eps)
+    edge = np.array([-708.1, -745.0, -1e6, -np.inf, 0.0, -1e-300, -0.5, -700.0])
+    found = edge.copy()
+    _exponentials(found)
+    assert found[:4].tolist() == [0.0] * 4
+    assert found[4:6].tolist() == [1.0, 1.0]
+
+
+def test_logarithms_are_right_to_two_roundings():
+    at = np.concatenate([np.linspace(1, 300, 400_000), 1 + np.logspace(-16, 0, 50_000)])
+    found = at.copy()
+    _logarithms(found)
+    eps = np.finfo(float).eps
+    np.testing.assert_allclose(found, np.log(at), rtol=2 * eps, atol=0)
+    np.testing.assert_array_equal(found[at == 1.0], 0.0)
+
+
+# --- every path through the tiles -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("n", [1, 31, 33, 300])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 9, 17])
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8, 9, 13, 16, 20])
+@names
+def test_sums_are_those_of_the_reference(name, d, k, n, batch):
+    """Blocks that are full or not, features in one piece or several, products stored or not."""
+    mixture, _ = draw(name, 7, k, d, batch)
+    rng = np.random.default_rng(7)
+    x = tensor(rng.normal(size=(n, d)))
+    assert CompiledKernel(mixture).applies
+    found, expected = (e_step(x, mixture, kernel=kernel) for kernel in ("compiled", "reference"))
+    assert_equal_sums(found, expected)
+
+
+@pytest.mark.parametrize(("name", "d", "k"), [("full", 70, 3), ("full", 40, 12), ("diag", 400, 5)])
+def test_many_columns(name, d, k):
+    mixture, _ = draw_one(name, 1, k, d)
+    x = tensor(np.random.default_rng(1).normal(size=(150, d)))
+    assert_equal_sums(e_step(x, mixture, kernel="compiled"), e_step(x, mixture, kernel="reference"))
+
+
+@pytest.mark.parametrize("weights", ["none", "shared", "own"])
+@names
+def test_weights_and_draws_of_a_batch(name, weights):
+    batch, _ = draw(name, 3, 3, 2, (4,))
+    rng = np.random.default_rng(3)
+    x, uniform = tensor(rng.normal(size=(500, 2)) * 2), tensor(rng.random((4, 500)))
+    weight = {
+        "none": None,
+        "shared": tensor(rng.uniform(0, 2, 500)),
+        "own": tensor(rng.uniform(0, 2, (4, 500))),
+    }[weights]
+    assert_equal_sums(
+        e_step(x, batch, weight, kernel="compiled"), e_step(x, batch, weight, kernel="reference")
+    )
+    assert_equal_sums(
+        draw_step(x, batch, uniform, weight, kernel="compiled"),
+        draw_step(x, batch, uniform, weight, kernel="reference"),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layout", ["rows", "columns", "strided", "float16"])
+def test_every_layout_of_a_table(layout, dtype):
+    mixture, _ = draw_one("full", 5, 3, 9)
+    x = torch.from_numpy(np.random.default_rng(5).normal(size=(200, 9))).to(dtype)
+    if layout == "float16":
+        x = x.half()
+    expected = e_step(x.double(), mixture, kernel="reference")
+    laid = {
+        "columns": lambda: x.T.contiguous().T,
+        "strided": lambda: torch.stack([x, -x], -1)[..., 0],
+    }.get(layout, lambda: x)()
+    assert_equal_sums(e_step(laid, mixture, kernel="compiled"), expected)
+
+
+@names
+def test_answers_for_a_batch_of_mixtures_over_several_tiles(name):
+    batch, truths = draw(name, 2, 5, 3, (2,))
+    x = np.random.default_rng(2).normal(size=(1000, 3)) * 3
+    x[700] = 1e9  # one tile of many goes to the reference
+    rows = tensor(x)
+    values, labels, shares = (f(rows, batch) for f in (log_prob, predict, responsibilities))
+    assert values.shape == labels.shape == (2, 1000)
+    assert shares.shape == (2, 1000, 5)
+    for i, truth in enumerate(truths):
+        np.testing.assert_allclose(values[i], truth.log_prob(x), rtol=1e-9)
+        np.testing.assert_allclose(shares[i], truth.responsibilities(x), atol=1e-9)
+        np.testing.assert_array_equal(labels[i], truth.responsibilities(x).argmax(1))
+
+
+def test_rows_that_are_far_away_are_named_and_not_summed():
+    mixture, _ = draw_one("full", 4, 3, 2)
+    kernel = CompiledKernel(mixture)
+    x = np.random.default_rng(4).normal(size=(5000, 2))
+    x[[17, 4321]] = 1e8, np.nan
+    none = np.empty((0, len(x)))
+    sums = collect_sums(x, none, none, kernel.plan, 1)
+    bad = {i for stray in sums.strays for i in range(stray.start, stray.stop)}
+    assert {17, 4321} <= bad
+    assert sums.totals[0, 0] == len(x) - len(bad)
+    assert np.isfinite(sums.products).all()
+    kept = np.delete(x, sorted(bad), 0)
+    near = kernel.collect(tensor(kept), None)
+    expected = ReferenceKernel(mixture).collect(tensor(kept), None)
+    moved = mixture.covariance.recentre(near, mixture.means)
+    assert_equal_sums(moved, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_run_repeats_to_the_last_bit(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        mixture, _ = draw_one("full", 6, 4, 3)
+        x = tensor(np.random.default_rng(6).normal(size=(200_000, 3)))
+        first, again = (e_step(x, mixture, kernel="compiled") for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(first.pack(), again.pack())
+    assert_equal_sums(first, e_step(x, mixture, kernel="reference"))
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("d", [1, 2, 5, 11])
+@names
+def test_a_plan_from_packed_parameters_gives_the_same_densities(name, d, k):
+    mixture, _ = draw_one(name, 3, k, d)
+    packed = PackedMixture.of(mixture)
+    plan = empty_plan(structure(name), k, d)
+    parts = plan.centre, plan.sharpest, plan.weights, plan.whitening
+    farthest = code.prepare(
+        packed.kind, packed.log_weights, packed.means, packed.factor, len(plan.left), *parts
+    )
+    torch_plan = CompiledKernel(mixture).plan
+    assert farthest < plan.limit
+    for part in ("centre", "sharpest", "weights", "whitening"):
+        got, want = getattr(plan, part), getattr(torch_plan, part)
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * np.abs(want).max(initial=0))
+    again = packed.unpacked()
+    np.testing.assert_allclose(again.covariances, mixture.covariances, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("d", [1, 3, 8])
+@names
+def test_the_m_step_is_that_of_torch(name, d):
+    mixture, truth = draw_one(name, 8, 4, d)
+    x = truth.draw(np.random.default_rng(8), 300)
+    kernel = CompiledKernel(mixture)
+    none = np.empty((0, len(x)))
+    sums = collect_sums(x, none, none, kernel.plan, 1)
+    packed = PackedMixture.of(mixture)
+    found, ok = packed.blank(), np.empty(4, dtype=bool)
+    code.maximise(
+        packed.kind,
+        len(kernel.plan.left),
+        sums.products[0],
+        sums.second[0],
+        float(sums.totals[0, 0]),
+        kernel.plan.centre,
+        packed.means,
+        1e-6,
+        found.log_weights,
+        found.means,
+        found.factor,
+        ok,
+    )
+    stats = e_step(tensor(x), mixture, kernel="reference")
+    expected, fine = m_step(stats, structure(name), 1e-6)
+    assert ok.tolist() == fine.tolist()
+    for part in ("weights", "means", "covariances"):
+        got, want = getattr(found.unpacked(), part), getattr(expected, part)
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
+
+
+@names
+def test_the_chart_is_that_of_torch_and_goes_back_and_forth(name):
+    batch, _ = draw(name, 9, 3, 4, (2,))
+    point, reference = PackedMixture.of(batch[0]), PackedMixture.of(batch[1])
+    values = PackedChart().encode(point, reference)
+    expected = MixtureChart().encode(batch[0], batch[1])
+    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-11)
+    back = PackedChart().decode(values, reference).unpacked()
+    for part in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(getattr(back, part), getattr(batch[0], part), rtol=1e-9)
+
+
+# --- starts ---------------------------------------------------------------------------------------
+
+
+def inertia(x, labels, weight=None):
+    weight = np.ones(len(x)) if weight is None else weight
+    total = 0.0
+    for label in np.unique(labels):
+        mine = labels == label
+        centre = np.average(x[mine], 0, weight[mine])
+        total += (weight[mine, None] * (x[mine] - centre) ** 2).sum()
+    return total
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "d", "k"), [(300, 2, 3), (1000, 5, 8), (500, 12, 4)])
+def test_kmeans_is_as_tight_as_scikit_learns(n, d, k, weighted):
+    rng = np.random.default_rng(k)
+    x = 4 * rng.normal(size=(k, d))[rng.integers(k, size=n)] + rng.normal(size=(n, d))
+    weight = rng.uniform(0.1, 3, n) if weighted else None
+    rows = Rows(tensor(x), None if weight is None else tensor(weight))
+    ours = [
+        inertia(x, kmeans_labels(rows, torch.ones(d).double(), k, RandomState(s)).numpy(), weight)
+        for s in range(30)
+    ]
+    theirs = [
+        KMeans(k, n_init=1, random_state=s).fit(x, sample_weight=weight).inertia_ for s in range(10)
+    ]
+    assert min(ours) <= min(theirs) * 1.001
+    assert np.median(ours) <= np.median(theirs) * 1.001
+    assert np.mean(np.array(ours) > 1.01 * min(ours)) <= 0.1 + np.mean(
+        np.array(theirs) > 1.01 * min(theirs)
+    )
+
+
+def test_a_partition_is_at_rest():
+    """Every row is nearest to the mean of its own cluster."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    labels = kmeans_labels(Rows(tensor(x)), torch.ones(3).double(), 5, RandomState(0)).numpy()
+    centres = np.stack([x[labels == k].mean(0) for k in range(5)])
+    nearest = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
+    assert np.mean(nearest == labels) > 0.97  # the last move is below the tolerance
+
+
+@names
+def test_a_partition_becomes_its_moments(name):
+    rng = np.random.default_rng(1)
+    x, labels = rng.normal(size=(90, 3)), rng.integers(0, 3, 90)
+    weight = rng.uniform(0.5, 2, 90)
+    rows = Rows(tensor(x), tensor(weight))
+    found = mixture_of_labels(rows, torch.from_numpy(labels), 3, structure(name), 0.0)
+    gap = [x[labels == k] - np.average(x[labels == k], 0, weight[labels == k]) for k in range(3)]
+    own = [weight[labels == k] for k in range(3)]
+    scatter = np.stack([(w[:, None] * g).T @ g for w, g in zip(own, gap, strict=True)])
+    count = np.array([w.sum() for w in own])
+    np.testing.assert_allclose(found.weights, count / count.sum(), rtol=1e-12)
+    np.testing.assert_allclose(found.covariances, CASES[name].estimate(scatter, count), rtol=1e-10)
+
+
+# --- many fits at once ----------------------------------------------------------------------------
+
+
+def sites(m=40, n=120, d=2, k=3, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = 5 * rng.normal(size=(m, k, d))
+    return centres[np.arange(m)[:, None], rng.integers(k, size=(m, n))] + rng.normal(size=(m, n, d))
+
+
+@names
+def test_each_of_many_fits_is_as_good_as_one_alone(name):
+    x = sites()
+    fits = fit_many(x, 3, name, random_state=0)
+    assert len(fits) == 40
+    assert not fits.failed.any()
+    alone = np.array([GaussianMixture(3, covariance_type=name).fit(one).lower_bound_ for one in x])
+    assert np.mean(fits.log_likelihood > alone - 2e-3) > 0.85
+    assert fits.log_likelihood.mean() > alone.mean() - 0.005
+    for i in (0, 17):
+        expected = float(fits.mixture[i].log_prob(tensor(x[i])).mean())
+        np.testing.assert_allclose(fits.log_likelihood[i], expected, rtol=1e-10)
+
+
+def test_a_list_of_tables_of_any_length_with_weights():
+    """A row of weight two is that row twice; each data set is fitted alone."""
+    tables = [site[: 40 + 7 * i] for i, site in enumerate(sites(8))]
+    counts = [np.random.default_rng(i).integers(1, 4, len(t)) for i, t in enumerate(tables)]
+    settings = {"n_components": 2, "random_state": 0, "tol": 1e-9, "max_iter": 2000}
+    weighted = fit_many(tables, sample_weight=counts, **settings)
+    repeated = fit_many(
+        [np.repeat(t, c, 0) for t, c in zip(tables, counts, strict=True)], **settings
+    )
+    np.testing.assert_allclose(weighted.log_likelihood, repeated.log_likelihood, rtol=1e-6)
+    assert weighted.mixture.batch_shape == (8,)
+
+
+def test_the_same_seed_gives_the_same_fits_on_any_number_of_threads():
+    x = sites(30)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(fit_many(x, 3, random_state=1).mixture.means)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_what_the_compiled_fit_cannot_do_is_done_all_the_same():
+    """Clusters too far apart for the expanded form, and a component on equal rows."""
+    rng = np.random.default_rng(2)
+    far = np.concatenate([rng.normal(size=(50, 2)), 1e9 + rng.normal(size=(50, 2))])
+    fits = fit_many([far, rng.normal(size=(60, 2))], 2, random_state=0)
+    assert not fits.failed.any()
+    np.testing.assert_allclose(sorted(fits.mixture.weights[0].tolist()), [0.5, 0.5], atol=1e-9)
+    np.testing.assert_allclose(fits.mixture.covariance.variances()[0], 1.0, rtol=0.6)
+
+
+def test_a_hopeless_data_set_is_told_of_and_leaves_the_others_alone():
+    good = sites(3)
+    same = np.repeat([[0.0, 0.0], [1.0, 1.0]], 10, 0)
+    with pytest.warns(RepairWarning, match="1 of 4 data sets .* number 1") as told:
+        fits = fit_many([good[0], same, *good[1:]], 2, reg_covar=0.0, random_state=0)
+    assert told[0].filename == __file__
+    assert fits.failed.tolist() == [False, True, False, False]
+    assert fits.mixture.means[1].isnan().all()
+    assert fits.log_likelihood[1] == -np.inf
+    assert np.isfinite(fits.log_likelihood[[0, 2, 3]]).all()
+
+
+def test_without_numba_the_answers_are_as_good(monkeypatch):
+    import mogul.kernels
+
+    x = sites(4)
+    compiled = fit_many(x, 3, random_state=0)
+    monkeypatch.setattr(mogul.kernels, "_find_compiler", lambda: False)
+    plain = fit_many(x, 3, random_state=0)
+    np.testing.assert_allclose(plain.log_likelihood, compiled.log_likelihood, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "sentence"),
+    [
+        (np.zeros((20, 2)), {}, "has 2 axes, expected 3"),
+        ([], {}, "There are no data sets"),
+        ([np.zeros((5, 2)), np.zeros((5, 3))], {}, r"Data set 1 .* has 3 columns and the first 2"),
+        ([np.zeros((1, 2))], {}, r"Data set 0 .* has 1 rows"),
+        ([np.eye(3), np.full((4, 3), np.nan)], {}, r"Data set 1 .* holds nan in row 0, column 0"),
+        ([[["a", "b"], ["c", "d"]]], {}, r"Data set 0 .* is not a table of numbers"),
+        ([np.zeros(4)], {}, r"Data set 0 .* has shape \(4,\)"),
+        ([np.eye(3)], {"n_components": 0}, "n_components must be a whole number from 1 on"),
+        ([np.eye(3)], {"tol": -1}, "tol must be a number from 0 on"),
+        ([np.eye(3)], {"sample_weight": []}, "sample_weight is for 0 data sets; there are 1"),
+        ([np.eye(3)], {"sample_weight": [[1, 1]]}, r"has shape \(2,\), expected \(3,\)"),
+        ([np.eye(3)], {"sample_weight": [[0, 0, 0]]}, "not all zero"),
+    ],
+)
+def test_bad_input_of_many_fits_gets_a_sentence(data, more, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        fit_many(data, **more)
+    assert "\n" not in str(caught.value)
+
+
+def test_words_of_other_kinds_are_refused():
+    with pytest.raises(UnknownNameError, match="round"):
+        fit_many([np.eye(3)], 1, "round")
+    with pytest.raises(InputTypeError, match="sequence of tables; got int"):
+        fit_many(3)
