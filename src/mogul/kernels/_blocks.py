@@ -11,16 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import types
 
 from mogul.kernels._vectors import (
-    INNER,
     LANES,
     PANEL,
     REGISTERS,
     VECTORS,
     constant,
+    inner,
+    intrinsic,
     multiplied_added,
     pointer,
     read,
@@ -217,7 +217,7 @@ _pairs_1, _pairs_2, _pairs_3, _pairs_4 = map(_pairs_block, range(1, BLOCK + 1))
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
 
 
-@njit(**INNER)
+@inner
 def multiply(
     weights, at_weight, lines, at_line, first, n_lines, n_all, terms, at_term, n_terms, fresh
 ):
@@ -239,7 +239,7 @@ def multiply(
             _multiply_1(weights, w, lines, at_line, terms, t, n_lines, fresh)
 
 
-@njit(**INNER)
+@inner
 def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms, at_term, n_terms):
     """As ``multiply`` by the products of lines i and j ≤ i, afresh, without making them."""
     for k in range(0, n_terms, BLOCK):
@@ -255,13 +255,13 @@ def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms,
             _pairs_1(weights, w, lines, at_line, terms, t, n_features)
 
 
-@njit(**INNER)
+@inner
 def n_blocked(n_left, n_right):
     """How many numbers the sums of :func:`accumulate` take."""
     return (n_left + BLOCK - 1) // BLOCK * n_right * BLOCK
 
 
-@njit(**INNER)
+@inner
 def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out, n_panels, lower):
     """Add left @ rightᵀ, over all rows of a tile, to the blocks of ``out``; see `unblock`.
 
@@ -285,7 +285,7 @@ def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out,
                     _sum_1(left, a, left_step, right, b, right_step, out, o, n_panels)
 
 
-@njit(**INNER)
+@inner
 def unblock(blocks, at_blocks, n_left, n_right, out, at_out, width):
     """Add the blocks that `accumulate` left to ``out``: (n_left, n_right) in rows of ``width``."""
     for k in range(n_left):

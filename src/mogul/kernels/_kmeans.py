@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from mogul.kernels._blocks import BLOCK, accumulate, multiply, n_blocked, unblock
 from mogul.kernels._tiles import (
@@ -18,12 +17,12 @@ from mogul.kernels._tiles import (
     apart,
     padded_lines,
 )
-from mogul.kernels._vectors import FLAGS, INNER, LANES, PANEL, load, splat, store
+from mogul.kernels._vectors import LANES, PANEL, compiled, inner, load, splat, store
 
 __all__ = ["hard_sums", "kmeans"]
 
 
-@njit(**FLAGS)
+@compiled
 def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     """Labels (N,) of Lloyd's algorithm from greedy k-means++ (Arthur and Vassilvitskii 2007).
 
@@ -58,7 +57,7 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     return labels
 
 
-@njit(**FLAGS)
+@compiled
 def hard_sums(rows, weight, plan, labels, sums, second):
     """Sums about the plan's centre where each row is of one component; as of `collect`.
 
@@ -115,7 +114,7 @@ def hard_sums(rows, weight, plan, labels, sums, second):
     return total
 
 
-@njit(**INNER)
+@inner
 def _squares(lines, n_panels, n_features):
     """The squared lengths of all rows."""
     squares = np.empty(n_panels * PANEL)
@@ -129,7 +128,7 @@ def _squares(lines, n_panels, n_features):
     return squares
 
 
-@njit(**INNER)
+@inner
 def _blocked_centres(centres, n_clusters, weights):
     """Weights of `multiply` with which the terms are x · c − ½ c · c."""
     n_features = centres.shape[1]
@@ -145,7 +144,7 @@ def _blocked_centres(centres, n_clusters, weights):
         weights[at] = -0.5 * half
 
 
-@njit(**INNER)
+@inner
 def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
     """Rows far from each other, each the best of some drawn by squared distance."""
     n_tries = chance.shape[1]
@@ -203,7 +202,7 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
     return centres
 
 
-@njit(**INNER)
+@inner
 def _assign(lines, squares, n_rows, n_features, centres, labels):
     """The nearest centre of each row; squared distances from it."""
     n_clusters = centres.shape[0]
@@ -226,7 +225,7 @@ def _assign(lines, squares, n_rows, n_features, centres, labels):
     return distance
 
 
-@njit(**INNER)
+@inner
 def _move(lines, mass, distance, n_features, labels, centres):
     """Centres to the means of their rows, an empty one to the row farthest from its own."""
     n_clusters = centres.shape[0]

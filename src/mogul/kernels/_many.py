@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from mogul.kernels._kmeans import hard_sums, kmeans
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
-from mogul.kernels._vectors import FLAGS, INNER, PANEL
+from mogul.kernels._vectors import PANEL, compiled, inner
 
 __all__ = ["CONVERGED", "FAILED", "RUNNING", "fit_each"]
 
@@ -22,7 +21,7 @@ _KMEANS_TOL = 1e-4
 _NOISE = 1e-13
 
 
-@njit(**FLAGS)
+@compiled
 def fit_each(
     rows, ends, first, last, weight, chance, kind, plan, width, floor, tol, max_iter, short,
     log_weights, means, factor, value, n_iter, state,
@@ -55,7 +54,7 @@ def fit_each(
         value[m], n_iter[m], state[m] = _climb(x, w, kind, plan, width, floor, tol, max_iter, own)
 
 
-@njit(**INNER)
+@inner
 def _copy(source, target):
     """One mixture's arrays into another's."""
     for k in range(source[0].shape[0]):
@@ -68,14 +67,14 @@ def _copy(source, target):
                 target[2][b, i, j] = source[2][b, i, j]
 
 
-@njit(**INNER)
+@inner
 def _clear(sums):
     for i in range(sums.shape[1]):
         for j in range(sums.shape[2]):
             sums[0, i, j] = 0.0
 
 
-@njit(**INNER)
+@inner
 def _all(ok):
     fine = True
     for k in range(ok.shape[0]):
@@ -83,7 +82,7 @@ def _all(ok):
     return fine
 
 
-@njit(**INNER)
+@inner
 def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
     """The mixture of a k-means partition; False where a component of it is degenerate."""
     log_weights, means, factor = own
@@ -134,7 +133,7 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
     return _all(ok)
 
 
-@njit(**INNER)
+@inner
 def _climb(x, weight, kind, plan, width, floor, tol, max_iter, own):
     """EM, in place; the last log-likelihood per row, the iterations, and how it ended.
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from mogul.kernels._blocks import BLOCK
-from mogul.kernels._vectors import FLAGS, INNER
+from mogul.kernels._vectors import compiled, dense, inner
 
 __all__ = ["DIAG", "FULL", "SPHERICAL", "TIED", "decode", "encode", "maximise", "prepare"]
 
@@ -23,14 +22,12 @@ _EPS = 2.0**-52
 _EMPTY = 10.0 * _EPS
 _ROUNDING = 8.0 * _EPS
 _LOG_TWO_PI = math.log(2 * math.pi)
-_DENSE = {**INNER, "fastmath": {"contract", "reassoc", "nsz"}}
-"""Sums of products may be taken in any order."""
 
 
 # --- triangles ------------------------------------------------------------------------------------
 
 
-@njit(**_DENSE)
+@dense
 def _cholesky(matrix):
     """Overwrite the lower triangle with its Cholesky factor, zero above; whether that worked.
 
@@ -53,7 +50,7 @@ def _cholesky(matrix):
     return True
 
 
-@njit(**_DENSE)
+@dense
 def _invert(lower, inverse):
     """The inverse of a lower triangular matrix."""
     n = lower.shape[0]
@@ -70,7 +67,7 @@ def _invert(lower, inverse):
         inverse[i, i] = scale
 
 
-@njit(**_DENSE)
+@dense
 def _gram(inverse, precision):
     """The lower triangle of L⁻ᵀ L⁻¹."""
     n = inverse.shape[0]
@@ -84,7 +81,7 @@ def _gram(inverse, precision):
                 precision[i, j] += factor * inverse[m, j]
 
 
-@njit(**_DENSE)
+@dense
 def _lower_times(lower, vector, out):
     for i in range(lower.shape[0]):
         value = 0.0
@@ -93,7 +90,7 @@ def _lower_times(lower, vector, out):
         out[i] = value
 
 
-@njit(**_DENSE)
+@dense
 def _transposed_times(lower, vector, out):
     for j in range(lower.shape[0]):
         out[j] = 0.0
@@ -105,7 +102,7 @@ def _transposed_times(lower, vector, out):
 # --- parameters to a plan -------------------------------------------------------------------------
 
 
-@njit(**INNER)
+@inner
 def _choose_centre(kind, log_weights, means, factor, centre):
     """The mixture's mean, to an eighth of a standard deviation; see `expansion`."""
     n_components, n_features = means.shape
@@ -128,7 +125,7 @@ def _choose_centre(kind, log_weights, means, factor, centre):
         centre[d] = np.round(mean / unit) * unit
 
 
-@njit(**FLAGS)
+@compiled
 def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights, whitening):
     """Fill in what a :class:`~mogul.kernels._tiles.Plan` holds of one mixture.
 
@@ -211,7 +208,7 @@ def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights,
 # --- sums to parameters ---------------------------------------------------------------------------
 
 
-@njit(**FLAGS)
+@compiled
 def maximise(
     kind, n_made, sums, second, row_weight, centre, old_means, floor, log_weights, means, factor, ok
 ):
@@ -290,13 +287,13 @@ def maximise(
                 ok[k] = False
 
 
-@njit(**INNER)
+@inner
 def _noise(new, old):
     """The rounding of squares that a variance was computed from."""
     return _ROUNDING * max((new - old) ** 2, _EPS * new * new)
 
 
-@njit(**INNER)
+@inner
 def _unit(matrix):
     for i in range(matrix.shape[0]):
         for j in range(matrix.shape[0]):
@@ -306,7 +303,7 @@ def _unit(matrix):
 # --- coordinates to extrapolate in ----------------------------------------------------------------
 
 
-@njit(**FLAGS)
+@compiled
 def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
     """Log-weights, means and logarithms of factors, in units of a reference's factors."""
     n_components, n_features = means.shape
@@ -344,7 +341,7 @@ def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
                 at += 1
 
 
-@njit(**FLAGS)
+@compiled
 def decode(kind, values, ref_means, ref_factor, log_weights, means, factor):
     """The inverse of :func:`encode`; weights are made to add up to one."""
     n_components, n_features = means.shape

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from mogul.kernels._blocks import LINES, accumulate, multiply, multiply_pairs, n_blocked, unblock
 from mogul.kernels._vectors import (
-    FLAGS,
-    INNER,
     LANES,
     PANEL,
+    compiled,
     exp,
     fma,
+    inner,
     load,
     load_square,
     log,
@@ -61,7 +60,7 @@ class Plan(NamedTuple):
         return len(self.left) + padded(len(self.centre) + 1)
 
 
-@njit(**FLAGS)
+@compiled
 def collect(rows, first_row, last_row, weight, chance, plan, sums, second, totals, strays):
     """Add statistics of some of ``rows`` (N, D) to ``sums``, ``second`` and ``totals``.
 
@@ -170,7 +169,7 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
                     place += 1
 
 
-@njit(**FLAGS)
+@compiled
 def score(rows, first_row, last_row, plan, what, answer, strays):
     """Fill ``answer`` (B, N, 1 or K) with what is asked of each row; see :func:`collect`."""
     n_mixtures, n_features = answer.shape[0], rows.shape[1]
@@ -223,10 +222,10 @@ def padded(n_lines: int) -> int:
     return n_lines + -n_lines % LINES
 
 
-_padded = njit(**INNER)(padded)
+_padded = inner(padded)
 
 
-@njit(**INNER)
+@inner
 def apart(n_lines):
     """How many lines to keep between panels, so that the same lines of all panels fit a cache.
 
@@ -235,13 +234,13 @@ def apart(n_lines):
     return n_lines if n_lines % 16 or not n_lines else n_lines + 4
 
 
-@njit(**INNER)
+@inner
 def padded_lines(n_features):
     """How many lines a panel holds."""
     return apart(_padded(n_features + 3))
 
 
-@njit(**INNER)
+@inner
 def _empty_lines(n_panels, n_features):
     """Panels of lines, with the one of ones filled in."""
     n_lines = padded_lines(n_features)
@@ -253,7 +252,7 @@ def _empty_lines(n_panels, n_features):
     return lines
 
 
-@njit(**INNER)
+@inner
 def _load_tile(rows, start, n_rows, plan, lines):
     """Centred columns of a tile; False where the expanded form would cancel, or a value is NaN.
 
@@ -293,7 +292,7 @@ def _load_tile(rows, start, n_rows, plan, lines):
     return total(far) == 0.0
 
 
-@njit(**INNER)
+@inner
 def _load_weight(weight, b, start, n_rows, row_weight):
     """Weights of the rows of a tile; zero beyond the last."""
     row = b if weight.shape[0] > 1 else 0
@@ -306,7 +305,7 @@ def _load_weight(weight, b, start, n_rows, row_weight):
             row_weight[i] = weight[row, start + i]
 
 
-@njit(**INNER)
+@inner
 def _make_features(lines, n_features, plan, first, count, n_panels, features):
     """Features ``first`` to ``first + count`` of all panels."""
     for panel in range(n_panels):
@@ -320,7 +319,7 @@ def _make_features(lines, n_features, plan, first, count, n_panels, features):
             out += PANEL
 
 
-@njit(**INNER)
+@inner
 def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, terms):
     """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
     n_components, n_made = plan.n_components, plan.left.shape[0]
@@ -367,7 +366,7 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
         )  # fmt: skip
 
 
-@njit(**INNER)
+@inner
 def _normalise(terms, place, n_components):
     """Exponentials of terms above the largest, in place; that largest, and their sum."""
     peak = load(terms, place)
@@ -381,13 +380,13 @@ def _normalise(terms, place, n_components):
     return peak, mass
 
 
-@njit(**INNER)
+@inner
 def _scale(terms, place, n_components, factor):
     for k in range(n_components):
         store(terms, place + k * PANEL, load(terms, place + k * PANEL) * factor)
 
 
-@njit(**INNER)
+@inner
 def _label(terms, place, n_components):
     """The first of the largest terms, as floating point."""
     peak = load(terms, place)
@@ -399,7 +398,7 @@ def _label(terms, place, n_components):
     return label
 
 
-@njit(**INNER)
+@inner
 def _draw(terms, n_components, chance, start, n_rows, row_weight):
     """Give each row to one component, drawn in proportion to ``terms``."""
     n_panels = (n_rows + PANEL - 1) // PANEL
@@ -419,7 +418,7 @@ def _draw(terms, n_components, chance, start, n_rows, row_weight):
             waiting = waiting and not taken
 
 
-@njit(**INNER)
+@inner
 def _weigh(lines, n_features, weight, at_weight, weight_step, n_panels, heavy):
     """Columns times a line of weights."""
     for panel in range(n_panels):

@@ -16,18 +16,22 @@ import llvmlite.binding
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic, overload
+from numba.core.datamodel import models
+from numba.core.datamodel.registry import register_default
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import overload
 
 __all__ = [
-    "FLAGS",
-    "INNER",
     "LANES",
     "PANEL",
     "REGISTERS",
     "VECTORS",
+    "compiled",
+    "dense",
     "exp",
     "fma",
+    "inner",
+    "intrinsic",
     "load",
     "load_square",
     "log",
@@ -49,15 +53,35 @@ VECTORS = 4 if _WIDE else 2
 PANEL = LANES * VECTORS
 """Rows that are computed side by side."""
 
-FLAGS: dict[str, Any] = {
+_FLAGS: dict[str, Any] = {
     "cache": True,  # compiled once on a machine, not once a process
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"contract"},  # a · b + c in one instruction; nothing is reordered
 }
+_INNER: dict[str, Any] = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-INNER: dict[str, Any] = {**FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Of functions that only compiled ones call: quicker to compile."""
+
+def compiled(function: Any) -> Any:
+    """A function that Python calls."""
+    return njit(**_FLAGS)(function)
+
+
+def inner(function: Any) -> Any:
+    """A function that only compiled ones call: quicker to compile."""
+    return njit(**_INNER)(function)
+
+
+def dense(function: Any) -> Any:
+    """An inner function whose sums of products may be taken in any order."""
+    options: dict[str, Any] = {**_INNER, "fastmath": {"contract", "reassoc", "nsz"}}
+    return njit(**options)(function)
+
+
+def intrinsic(function: Any) -> Any:
+    """A function that is written in LLVM's terms."""
+    return numba_intrinsic(function)
+
 
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _BITS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_LONG, LANES)
@@ -342,7 +366,7 @@ def _times_power_of_two(typingctx, value, shifted):
     return vector(vector, vector), code
 
 
-@njit(**INNER)
+@inner
 def exp(x):
     """Exponentials of numbers that are not positive, to two roundings; 0 below −708.
 
@@ -393,7 +417,7 @@ def _parts(typingctx, value):
     return types.UniTuple(vector, 2)(vector), code
 
 
-@njit(**INNER)
+@inner
 def log(x):
     """Logarithms of positive normal numbers, to two roundings.
 

@@ -153,7 +153,8 @@ class Sums(NamedTuple):
 
     def plus(self, other: Sums) -> Sums:
         """Those of both parts of some rows, none of which has strays."""
-        return Sums(*(a + b for a, b in zip(self[:3], other[:3], strict=True)), [])
+        products, second = self.products + other.products, self.second + other.second
+        return Sums(products, second, self.totals + other.totals, [])
 
 
 def collect_sums(
