@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from functools import cache, reduce
 from operator import add
@@ -36,13 +37,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mogul.kernels.compiled import CompiledKernel
+    from mogul.kernels.triton_diagonal import TritonKernel
 
 Answer = TypeVar("Answer")
 
 KERNELS = ("reference", "expanded", "compiled")
 """In the order of their speed; "compiled" needs Numba (the extra ``fast``)."""
 
-Kernel: TypeAlias = "ReferenceKernel | ExpandedKernel | CompiledKernel"
+Kernel: TypeAlias = "ReferenceKernel | ExpandedKernel | CompiledKernel | TritonKernel"
 
 
 def e_step(
@@ -112,7 +114,8 @@ def _statistics(
         chance = None if uniform is None else uniform[..., span]
         return copy(engine).collect(rows[..., span, :], weight, chance)
 
-    total = reduce(add, _over_spans(collect, rows, engine))
+    with _ieee(rows.device):
+        total = reduce(add, _over_spans(collect, rows, engine))
     return engine.mixture.covariance.recentre(total, engine.mixture.means.double())
 
 
@@ -168,7 +171,8 @@ def responsibilities(rows: Tensor, mixture: Mixture) -> Tensor:
 def _score(rows: Tensor, mixture: Mixture, what: str) -> Tensor:
     with one_thread_if_small(rows.shape[0] * mixture.means.numel() * mixture.n_features):
         engine = _choose(rows, mixture, "auto")
-        parts = _over_spans(lambda span: copy(engine).score(rows[span], what), rows, engine)
+        with _ieee(rows.device):
+            parts = _over_spans(lambda span: copy(engine).score(rows[span], what), rows, engine)
         return torch.cat(parts, -2 if what == "responsibilities" else -1)
 
 
@@ -191,15 +195,43 @@ def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> Kernel:
     if kernel == "reference":
         return ReferenceKernel(mixture)
     on_cpu = rows.device.type == "cpu"
-    # On a CPU float64 costs about what float32 does once a tile is in cache, and keeps law 3.
-    exact = mixture.to(dtype=torch.float64) if on_cpu else mixture
+    # On a CPU float64 costs about what float32 does once a tile is in cache, and keeps law 3. On an
+    # accelerator it may cost dozens of times as much: there float32 rows are computed in float32.
+    low = not on_cpu and rows.dtype != torch.float64
+    exact = mixture.to(dtype=torch.float32 if low else torch.float64)
     if kernel != "auto":
         return _fast_kernel(kernel)(exact)
     if on_cpu and rows.ndim == 2 and not _tracks_gradients(rows, mixture):
         candidate = _fast_kernel("compiled" if has_compiler() else "expanded")(exact)
         if candidate.applies:
             return candidate
+    if rows.device.type == "cuda" and _find_triton() and not _tracks_gradients(rows, mixture):
+        from mogul.kernels.triton_diagonal import TritonKernel
+
+        if TritonKernel.takes(rows, mixture):
+            fused = TritonKernel(mixture)
+            if fused.applies:
+                return fused
     return ReferenceKernel(exact)
+
+
+@contextmanager
+def _ieee(device: torch.device) -> Iterator[None]:
+    """Matrix products in float32 and not TF32, whatever the program has asked for elsewhere."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@cache
+def _find_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _fast_kernel(name: str) -> type[ExpandedKernel | CompiledKernel]:

@@ -16,6 +16,8 @@ __all__ = ["ReferenceKernel", "drawn", "scored", "tiles"]
 
 _TILE_ELEMENTS = 1 << 19
 """Rows × components × features held at once: 4 MB, the share of a core's caches."""
+_ACCELERATOR_ELEMENTS = 1 << 23
+"""The same where there is one cache for all: 32 MB of float32."""
 
 
 class ReferenceKernel:
@@ -34,7 +36,8 @@ class ReferenceKernel:
     @property
     def tile_rows(self) -> int:
         per_row = max(1, self.mixture.means.numel())
-        return max(16, _TILE_ELEMENTS // per_row)
+        on_cpu = self.mixture.means.device.type == "cpu"
+        return max(16, (_TILE_ELEMENTS if on_cpu else _ACCELERATOR_ELEMENTS) // per_row)
 
     def terms(self, rows: Tensor) -> Tensor:
         """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch or (), S, D); (*batch, K, S)."""
