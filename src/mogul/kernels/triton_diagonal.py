@@ -22,8 +22,6 @@ from mogul.stats import Stats
 
 __all__ = ["TritonKernel"]
 
-jit: Any = triton.jit  # its own type says that kernels cannot be launched
-
 _ROWS, _COMPONENTS = 64, 64
 """Rows and components of a block."""
 _MOST_FEATURES = 64
@@ -37,7 +35,7 @@ _FARTHEST = 30.0
 keep covariances to 1e-4 in float32."""
 
 
-@jit
+@triton.jit
 def _block_terms(
     x, centre, means, scales, constants, rows, inside, ks, live,
     D: tl.constexpr, ROWS: tl.constexpr, COMPONENTS: tl.constexpr,
@@ -53,7 +51,7 @@ def _block_terms(
     return tl.load(constants + ks, mask=live, other=-float("inf"))[None, :] - 0.5 * distance
 
 
-@jit
+@triton.jit
 def _log_densities(
     x, centre, means, scales, constants, answer, n_rows, n_components,
     D: tl.constexpr, ROWS: tl.constexpr, COMPONENTS: tl.constexpr,
@@ -75,7 +73,7 @@ def _log_densities(
     tl.store(answer + rows, peak + tl.log(mass), mask=inside)
 
 
-@jit
+@triton.jit
 def _strip_sums(
     x, centre, means, scales, constants, log_prob, weight, answer, n_rows, n_components, strip_rows,
     D: tl.constexpr, WIDTH: tl.constexpr, WEIGHTED: tl.constexpr,
@@ -176,7 +174,8 @@ class TritonKernel:
         n_strips = triton.cdiv(n_rows, strip_rows)
         parts = rows.new_empty((n_strips, k, width))
         weight = None if sample_weight is None else sample_weight.to(rows).contiguous()
-        _strip_sums[(n_strips, n_blocks)](
+        strip_sums: Any = _strip_sums
+        strip_sums[(n_strips, n_blocks)](
             rows, self.centre, self.means, self.scales, self.constants, log_prob,
             rows if weight is None else weight, parts, n_rows, k, strip_rows,
             D=d, WIDTH=max(16, triton.next_power_of_2(d)), WEIGHTED=weight is not None,
@@ -201,7 +200,8 @@ class TritonKernel:
         rows = rows.contiguous()
         n_rows, d = rows.shape
         answer = rows.new_empty(n_rows)
-        _log_densities[(triton.cdiv(n_rows, _ROWS),)](
+        log_densities: Any = _log_densities
+        log_densities[(triton.cdiv(n_rows, _ROWS),)](
             rows, self.centre, self.means, self.scales, self.constants, answer, n_rows,
             self.mixture.n_components, D=d, ROWS=_ROWS, COMPONENTS=_COMPONENTS,
         )  # fmt: skip
