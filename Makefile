@@ -33,11 +33,19 @@ lint: $(VENV)/installed
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed
-	$(BIN)/python benchmarks/em_speed.py
+# Rivals are installed beside; about half an hour on two cores.
+bench: $(VENV)/rivals
+	$(BIN)/python benchmarks/em_speed.py --out benchmarks/results/em_speed.json
+	$(BIN)/python benchmarks/em_speed.py --cases grid --rivals oneDAL --repeats 5 --out benchmarks/results/em_grid.json
+	$(BIN)/python benchmarks/whole_fits.py --out benchmarks/results/whole_fits.json
+	$(BIN)/python benchmarks/many_fits.py --out benchmarks/results/many_fits.json
 	$(BIN)/python benchmarks/gradient_passes.py
 	$(BIN)/python benchmarks/bayes_speed.py
 	$(BIN)/python benchmarks/mdn_speed.py
+
+$(VENV)/rivals: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 # Needs the UCI sets in a folder: see the head of the benchmark. About an hour on two cores.
 bench-mdn: $(VENV)/installed

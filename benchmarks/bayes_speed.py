@@ -4,7 +4,7 @@
 
 Full covariances and a Dirichlet prior, where both make the same updates, and the other structures,
 where scikit-learn's are not exact. The time of one iteration is that of a fit of several less that
-of a fit of one, as in em_speed.py.
+of a fit of one, as in em_cases.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import platform
 
-from em_speed import Clock, seconds, simulate
+from em_cases import Clock, seconds, simulate
 
 CASES = [
     ("full", 100_000, 16, 32),

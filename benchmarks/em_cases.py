@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+import warnings
+
 import numpy as np
+
+FEW, MANY = 1, 6
 
 HEADLINE = [
     ("full", 100_000, 16, 32),
@@ -51,3 +57,32 @@ def n_operations(kind: str, n: int, d: int, k: int) -> float:
     """
     features = {"full": d * (d + 1) // 2, "diag": d, "tied": 0, "spherical": 1}[kind] + d + 1
     return 4.0 * n * k * features
+
+
+def seconds(estimator, x, kind, k, start, n_iter, **more) -> float:
+    model = estimator(k, covariance_type=kind, max_iter=n_iter, tol=0.0, **start, **more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not meant to converge
+        began = time.perf_counter()
+        model.fit(x)
+        return time.perf_counter() - began
+
+
+class Clock:
+    """Times of one estimator on one case in this process, short and long fits in turn."""
+
+    def __init__(self, estimator, case, **more):
+        self.arguments, self.more = (estimator, *case), more
+        self.short, self.long = [], []
+
+    def tick(self) -> None:
+        self.short.append(seconds(*self.arguments, FEW, **self.more))
+        self.long.append(seconds(*self.arguments, MANY, **self.more))
+
+    def milliseconds(self) -> float:
+        """One iteration: the medians apart, since a delay may hit either."""
+        longer = statistics.median(self.long) - statistics.median(self.short)
+        return 1e3 * longer / (MANY - FEW)
+
+    def spread(self) -> list[float]:
+        return [round(1e3 * t / MANY, 1) for t in sorted(self.long)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from functools import lru_cache, reduce
 from operator import add
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,18 @@ from mogul.mixture import Mixture
 from mogul.stats import Stats
 
 __all__ = ["CompiledKernel", "Sums", "as_array", "as_lines", "collect_sums", "empty_plan"]
+
+
+def _announce() -> None:
+    """Say on a terminal why the first fit on a machine takes long."""
+    cache = Path(_tiles.collect.stats.cache_path)
+    if sys.stderr.isatty() and not any(cache.glob("_tiles.collect-*.nbi")):
+        print(
+            "mogul compiles its kernels, once on this machine: some ten seconds.", file=sys.stderr
+        )
+
+
+_announce()
 
 _MOST_LINES = 160
 """Features made at a time: with 256 rows they take 320 kB of a core's own cache."""
