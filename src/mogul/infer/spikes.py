@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mogul._threads import one_thread_if_small
 from mogul.data.rows import Rows
 from mogul.mixture import Mixture
 
@@ -22,6 +23,8 @@ _SPIKE_RATIO = 4.0
 rounding and regularisation together: it then covers two neighbouring values at most."""
 _FINEST_GAP = 1e-9
 """Gaps below this share of a column's range are rounding of the computer, not of the data."""
+_FEW_ROWS = 1000
+"""Rows that are looked at before all of them."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,15 @@ def _column_rounding(column: Tensor) -> Tensor:
 def constant_columns(rows: Rows) -> list[int]:
     """Positions of the columns that hold one value only."""
     values = rows.values if rows.weight is None else rows.values[rows.weight > 0]
-    low, high = torch.aminmax(values, dim=0)
-    return (low == high).nonzero().flatten().tolist()
+    if not len(values):
+        return []
+    with one_thread_if_small(0):
+        few = values[:_FEW_ROWS]  # in most columns these are enough to tell
+        places = (few == few[0]).all(0).nonzero().flatten()
+        if not len(places) or len(values) <= _FEW_ROWS:
+            return places.tolist()
+        whole = values[:, places]
+        return places[(whole == whole[0]).all(0)].tolist()
 
 
 def find_spikes(mixture: Mixture, rounding: Tensor, floor: float) -> list[Spike]:
