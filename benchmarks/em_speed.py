@@ -79,7 +79,7 @@ def quartiles(values: list[float]) -> list[float]:
 def compare(workers: dict[str, Worker], case, repeats: int, gemm: float) -> dict:
     """All libraries on one case, in turns."""
     work = n_operations(*case)
-    long = 13 if work < 2e9 else 5 if work < 2e10 else 4
+    long = 13 if work < 5e9 else 7
     runs = {name: name for name in workers if _takes_part(name, case, work)}
     runs["mogul float32"] = "mogul"
     found: dict[str, list[float]] = {run: [] for run in runs}

@@ -268,7 +268,9 @@ def test_kmeans_is_as_tight_as_scikit_learns(n, d, k, weighted):
     weight = rng.uniform(0.1, 3, n) if weighted else None
     rows = Rows(tensor(x), None if weight is None else tensor(weight))
     ours = [
-        inertia(x, kmeans_labels(rows, torch.ones(d).double(), k, RandomState(s)).numpy(), weight)
+        inertia(
+            x, kmeans_labels(rows, [torch.ones(d).double()], k, RandomState(s))[0].numpy(), weight
+        )
         for s in range(30)
     ]
     theirs = [
@@ -285,7 +287,7 @@ def test_a_partition_is_at_rest():
     """Every row is nearest to the mean of its own cluster."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
-    labels = kmeans_labels(Rows(tensor(x)), torch.ones(3).double(), 5, RandomState(0)).numpy()
+    labels = kmeans_labels(Rows(tensor(x)), [torch.ones(3).double()], 5, RandomState(0))[0].numpy()
     centres = np.stack([x[labels == k].mean(0) for k in range(5)])
     nearest = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
     assert np.mean(nearest == labels) > 0.97  # the last move is below the tolerance

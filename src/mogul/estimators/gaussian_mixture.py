@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mogul import kernels
+from mogul._threads import one_thread_if_small
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
@@ -270,7 +271,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 on_iteration=observers,
                 on_end=observers.finish,
             )
-        self.adopt(fit, dtype, names)
+        with one_thread_if_small(0):  # to wake torch's threads takes longer than a small fit
+            self.adopt(fit, dtype, names)
         self._warn_of(fit)
         return array
 

@@ -7,18 +7,22 @@ import math
 import numpy as np
 import torch
 from numpy.random import RandomState
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mogul._threads import spread
 from mogul.covariances import Covariance, DiagCovariance
 from mogul.data.rows import Rows
 from mogul.infer.compiled_em import PackedMixture
+from mogul.infer.em import stack
 from mogul.kernels import _parameters as code
 from mogul.kernels._kmeans import hard_sums, kmeans
+from mogul.kernels._many import climb
 from mogul.kernels._tiles import padded
 from mogul.kernels.compiled import as_array, as_lines, empty_plan
 from mogul.mixture import Mixture
 
-__all__ = ["kmeans_labels", "mixture_of_labels"]
+__all__ = ["climb_each", "kmeans_labels", "mixture_of_labels"]
 
 _MOST_ITERATIONS = 100
 _TOL = 1e-4
@@ -26,17 +30,50 @@ _TOL = 1e-4
 of the columns: as in scikit-learn."""
 
 
-def kmeans_labels(rows: Rows, unit: Tensor, n_components: int, random_state: RandomState) -> Tensor:
-    """Labels (N,) of one run of k-means on columns divided by ``unit``."""
-    values = np.ascontiguousarray(((rows.values.double() - rows.mean()) / unit).numpy())
+def kmeans_labels(
+    rows: Rows, units: list[Tensor], n_components: int, random_state: RandomState
+) -> list[Tensor]:
+    """Labels (N,) of a run of k-means on columns divided by each of ``units``, in threads."""
     weight = as_lines(rows.weight, rows.values)
+    centred = rows.values.double() - rows.mean()
     plan = empty_plan(DiagCovariance, n_components, rows.n_features)
     n_tries = 2 + int(math.log(n_components))  # as many as in scikit-learn
-    chance = random_state.uniform(size=(n_components, n_tries))
-    share = weight[0] / weight[0].sum() if len(weight) else np.full(len(values), 1 / len(values))
-    variance = float((share @ np.square(values)).mean())
-    labels = kmeans(values, weight, plan, n_components, chance, _MOST_ITERATIONS, _TOL * variance)
-    return torch.from_numpy(labels)
+    total = rows.total_weight
+
+    def run(task: tuple[Tensor, NDArray[np.float64]]) -> Tensor:
+        unit, chance = task
+        values = np.ascontiguousarray((centred / unit).numpy())
+        squares = np.einsum("nd,nd->n", values, values)
+        variance = float(squares @ weight[0] if len(weight) else squares.sum())
+        tol = _TOL * variance / (total * values.shape[1])
+        labels = kmeans(values, weight, plan, n_components, chance, _MOST_ITERATIONS, tol)
+        return torch.from_numpy(labels)
+
+    chances = [random_state.uniform(size=(n_components, n_tries)) for _ in units]
+    return spread(run, list(zip(units, chances, strict=True)))
+
+
+def climb_each(
+    rows: Rows, starts: Mixture, floor: float, tol: float, max_iter: int
+) -> tuple[Mixture, Tensor]:
+    """A few iterations of EM from each mixture of a batch, in threads.
+
+    Returns where they led and the log-likelihoods per row; −inf where a repair would be needed.
+    """
+    structure = type(starts.covariance)
+    k, d = starts.means.shape[-2:]
+    values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)
+    width = 0 if structure.shared_features else padded(d)
+
+    def run(i: int) -> tuple[PackedMixture, float]:
+        own, plan = PackedMixture.of(starts[i]), empty_plan(structure, k, d)
+        arrays = own.log_weights, own.means, own.factor
+        how = width, floor, tol, max_iter
+        return own, climb(values, weight, own.kind, plan, *how, *arrays)
+
+    ends = spread(run, range(len(starts)))
+    found = torch.tensor([value for _, value in ends], dtype=torch.float64)
+    return stack([end.unpacked() for end, _ in ends]), found
 
 
 def mixture_of_labels(

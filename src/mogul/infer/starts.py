@@ -93,11 +93,14 @@ def kmeans_starts(
 ) -> tuple[Mixture, Tensor]:
     """Mixtures from as many k-means partitions, every other one of standardised columns."""
     scale = _column_scale(sample)
-    starts = []
-    for i in range(n_starts):
-        unit = scale if i % 2 else torch.ones_like(scale)
-        labels = _kmeans_labels(sample, unit, n_components, random_state)
-        starts.append(_from_labels(sample, labels, n_components, kind, settings))
+    units = [scale if i % 2 else torch.ones_like(scale) for i in range(n_starts)]
+    if _compiles(sample) and sample.n_rows > n_components:
+        from mogul.infer.compiled_starts import kmeans_labels
+
+        partitions = kmeans_labels(sample, units, n_components, random_state)
+    else:
+        partitions = [_kmeans_labels(sample, u, n_components, random_state) for u in units]
+    starts = [_from_labels(sample, one, n_components, kind, settings) for one in partitions]
     return stack([mixture for mixture, _ in starts]), torch.stack([ok for _, ok in starts])
 
 
@@ -193,10 +196,6 @@ def _kmeans_labels(
 ) -> Tensor:
     if rows.n_rows <= n_components:  # fewer distinct rows than clusters: one each
         return torch.arange(rows.n_rows)
-    if _compiles(rows):
-        from mogul.infer.compiled_starts import kmeans_labels
-
-        return kmeans_labels(rows, unit, n_components, random_state)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -285,6 +284,13 @@ def _short_em(
     index = usable.nonzero().flatten()
     if len(index) == 0:
         return None, 0
+    if len(index) == len(ok) and _compiles(rows) and not settings.shrinkage:
+        from mogul.infer.compiled_starts import climb_each
+
+        ends, values = climb_each(rows, starts, settings.floor, settings.tol, SHORT_ITERATIONS)
+        if bool(torch.isfinite(values).any()):
+            best = likeliest(values)
+            return ends[best], best
     # The fit's own tolerance: a start is judged by where the fit itself would bring it.
     short = replace(settings, max_iter=SHORT_ITERATIONS, acceleration="none")
     ran = fit_em(rows, mended[index], short)

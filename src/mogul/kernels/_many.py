@@ -11,7 +11,7 @@ from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
 from mogul.kernels._vectors import PANEL, compiled, inner
 
-__all__ = ["CONVERGED", "FAILED", "RUNNING", "fit_each"]
+__all__ = ["CONVERGED", "FAILED", "RUNNING", "climb", "fit_each"]
 
 RUNNING, CONVERGED, FAILED = range(3)
 """How a fit ended: out of iterations, converged, or beyond what is done here."""
@@ -42,7 +42,7 @@ def fit_each(
             own = log_weights[m], means[m], factor[m]
             if not _begin(x, w, chance[m, start], start % 2 == 1, kind, plan, width, floor, own):
                 continue
-            found, _, _ = _climb(x, w, kind, plan, width, floor, tol, short, own)
+            found, _, _ = _climb(x, w, kind, plan, width, floor, tol, short, True, own)
             if found > best_value:
                 best_value = found
                 _copy(own, best)
@@ -51,7 +51,19 @@ def fit_each(
             continue
         own = log_weights[m], means[m], factor[m]
         _copy(best, own)
-        value[m], n_iter[m], state[m] = _climb(x, w, kind, plan, width, floor, tol, max_iter, own)
+        value[m], n_iter[m], state[m] = _climb(
+            x, w, kind, plan, width, floor, tol, max_iter, True, own
+        )
+
+
+@compiled
+def climb(
+    rows, weight, kind, plan, width, floor, tol, max_iter, log_weights, means, factor
+):  # fmt: skip
+    """EM from one mixture, in place; its log-likelihood per row, −inf where it needs a repair."""
+    own = log_weights, means, factor
+    value, _, _ = _climb(rows, weight, kind, plan, width, floor, tol, max_iter, False, own)
+    return value
 
 
 @inner
@@ -134,11 +146,11 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
 
 
 @inner
-def _climb(x, weight, kind, plan, width, floor, tol, max_iter, own):
+def _climb(x, weight, kind, plan, width, floor, tol, max_iter, patient, own):
     """EM, in place; the last log-likelihood per row, the iterations, and how it ended.
 
-    It has converged when an iteration gains less than ``tol`` and, by Aitken's estimate (Böhning
-    and others 1994), less remains to be gained.
+    It has converged when an iteration gains less than ``tol`` and, if ``patient``, less remains to
+    be gained by Aitken's estimate (Böhning and others 1994).
     """
     log_weights, means, factor = own
     k, d = means.shape
@@ -183,7 +195,9 @@ def _climb(x, weight, kind, plan, width, floor, tol, max_iter, own):
         )  # fmt: skip
         if not _all(ok):
             return -math.inf, iteration, FAILED
-        if abs(step) < tol and iteration > 1:
+        if abs(step) < tol and not patient:
+            state = CONVERGED
+        elif abs(step) < tol and iteration > 1:
             small = step <= _NOISE * (1.0 + abs(value))
             if small or (step < last and step * step / (last - step) < tol):
                 state = CONVERGED
