@@ -367,6 +367,15 @@ def test_what_the_compiled_fit_cannot_do_is_done_all_the_same():
     np.testing.assert_allclose(fits.mixture.covariance.variances()[0], 1.0, rtol=0.6)
 
 
+def test_a_start_that_needs_more_care_is_not_passed_over():
+    """Two upright lines: the best partition is too narrow for the expanded form."""
+    x = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]], dtype=float)
+    fits = fit_many([x, x], 2, random_state=0)
+    alone = GaussianMixture(2, random_state=0).fit(x)
+    for means in (*fits.mixture.means.numpy(), alone.means_):
+        np.testing.assert_allclose(means[means[:, 0].argsort()], [[1, 2], [10, 2]], atol=1e-6)
+
+
 def test_a_hopeless_data_set_is_told_of_and_leaves_the_others_alone():
     good = sites(3)
     same = np.repeat([[0.0, 0.0], [1.0, 1.0]], 10, 0)

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
+import mogul.kernels
 from laws.cases import CASES, draw, draw_one, leaves, rebuild, tensor
 from mogul import Mixture
 from mogul._threads import in_threads, one_thread_if_small
@@ -134,6 +135,21 @@ def test_log_prob_predict_and_responsibilities(name):
     np.testing.assert_allclose(log_prob(rows, mixture), mixture.log_prob(rows), rtol=1e-11)
     np.testing.assert_array_equal(predict(rows, mixture), mixture.predict(rows))
     np.testing.assert_allclose(share, mixture.responsibilities(rows), atol=1e-11)
+
+
+@pytest.mark.parametrize("trouble", [ImportError, RuntimeError])
+def test_where_numba_does_not_work_another_kernel_does(monkeypatch, trouble):
+    """As beside a NumPy that it does not know, or where it may write nowhere."""
+
+    def fails(name):
+        raise trouble("no")
+
+    monkeypatch.setattr(mogul.kernels.importlib, "import_module", fails)
+    assert not mogul.kernels._find_compiler.__wrapped__()
+    monkeypatch.setattr(mogul.kernels, "_find_compiler", lambda: False)
+    mixture, truth = draw_one("full", 3, 4, 3)
+    x = np.random.default_rng(3).normal(size=(50, 3))
+    np.testing.assert_allclose(log_prob(tensor(x), mixture), truth.log_prob(x), rtol=1e-10)
 
 
 # --- float32, weights, order, parts ---------------------------------------------------------------

@@ -288,7 +288,7 @@ def _short_em(
         from mogul.infer.compiled_starts import climb_each
 
         ends, values = climb_each(rows, starts, settings.floor, settings.tol, SHORT_ITERATIONS)
-        if bool(torch.isfinite(values).any()):
+        if bool(torch.isfinite(values).all()):
             best = likeliest(values)
             return ends[best], best
     # The fit's own tolerance: a start is judged by where the fit itself would bring it.

@@ -253,7 +253,8 @@ def _find_compiler() -> bool:
         return False
     try:
         importlib.import_module("mogul.kernels.compiled")
-    except ImportError:  # Numba says so where it does not know the installed NumPy
+    except (ImportError, RuntimeError):
+        # Numba does not know the installed NumPy, or finds no folder to keep compiled code in.
         return False
     return True
 

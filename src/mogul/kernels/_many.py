@@ -37,16 +37,17 @@ def fit_each(
     for m in range(first, last):
         x = rows[ends[m] : ends[m + 1]]
         w = weight[:, ends[m] : ends[m + 1]]
-        best_value = -math.inf
+        best_value, worst_value = -math.inf, math.inf
         for start in range(chance.shape[1]):
             own = log_weights[m], means[m], factor[m]
-            if not _begin(x, w, chance[m, start], start % 2 == 1, kind, plan, width, floor, own):
-                continue
-            found, _, _ = _climb(x, w, kind, plan, width, floor, tol, short, True, own)
+            found = -math.inf
+            if _begin(x, w, chance[m, start], start % 2 == 1, kind, plan, width, floor, own):
+                found, _, _ = _climb(x, w, kind, plan, width, floor, tol, short, True, own)
+            worst_value = min(worst_value, found)
             if found > best_value:
                 best_value = found
                 _copy(own, best)
-        if best_value == -math.inf:
+        if worst_value == -math.inf:  # it may well be the best once it is repaired
             state[m] = FAILED
             continue
         own = log_weights[m], means[m], factor[m]
