@@ -132,7 +132,7 @@ def test_memory_is_bounded():
     """N = 20,000, K = 4, D = 64 with gradients: under 200 MB beyond the data, in a new process."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of memory cannot be read here")
-    # Torch loads Triton, where it is installed, in the middle of a first large backward pass: 70 MB.
+    # Torch loads Triton, where it is installed, in a first large backward pass: 70 MB.
     code = """
 import sys
 sys.modules["triton"] = None
