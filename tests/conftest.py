@@ -1,3 +1,4 @@
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("mogul")
+
+
+def _drop_stale_kernels() -> None:
+    """Numba compiles a function anew when its own file changes, not when one that it calls does."""
+    kernels = Path(__file__).resolve().parents[1] / "src" / "mogul" / "kernels"
+    newest = max(path.stat().st_mtime for path in kernels.glob("_*.py"))
+    for path in (kernels / "__pycache__").glob("*.nb[ic]"):
+        with contextlib.suppress(FileNotFoundError):  # another worker was first
+            if path.stat().st_mtime < newest:
+                path.unlink()
+
+
+_drop_stale_kernels()
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,11 +1,17 @@
 """Compiled kernels against NumPy, the reference and each other; skipped without Numba."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
 from sklearn.cluster import KMeans
 
+import mogul.kernels
 from laws.cases import CASES, draw, draw_one, tensor
 from mogul import GaussianMixture, fit_many
 from mogul.covariances import structure
@@ -180,6 +186,77 @@ def test_a_run_repeats_to_the_last_bit(threads):
     assert_equal_sums(first, e_step(x, mixture, kernel="reference"))
 
 
+def test_columns_and_weights_that_do_not_fit_are_refused_before_memory_is_read():
+    batch, _ = draw("diag", 1, 2, 3, (4,))
+    x = torch.zeros(10, 3).double()
+    with pytest.raises(InputError, match=r"have shape \(10, 2\).* features, 3"):
+        e_step(x[:, :2], batch, kernel="compiled")
+    with pytest.raises(InputError, match=r"have shape \(10, 2\)"):
+        CompiledKernel(batch).score(x[:, :2], "labels")
+    with pytest.raises(InputError, match=r"shape \(9,\), expected \(10,\)"):
+        e_step(x, batch, torch.ones(9), kernel="compiled")
+    with pytest.raises(InputError, match=r"shape \(3, 10\), expected \(4, 10\)"):
+        e_step(x, batch, torch.ones(3, 10), kernel="compiled")
+    with pytest.raises(UnknownNameError, match="'quick' is unknown"):
+        e_step(x, batch, kernel="quick")
+    shared = torch.rand(10).double()
+    assert_equal_sums(
+        draw_step(x, batch, shared, kernel="compiled"),
+        draw_step(x, batch, shared.expand(4, 10), kernel="reference"),
+    )
+
+
+def test_it_is_what_is_taken_by_default():
+    mixture, _ = draw_one("full", 1, 2, 3)
+    rows = torch.zeros(10, 3).double()
+    assert isinstance(mogul.kernels._choose(rows, mixture, "auto"), CompiledKernel)
+    assert isinstance(
+        mogul.kernels._choose(rows.requires_grad_(), mixture, "auto"), ReferenceKernel
+    )
+
+
+NARROW = """
+import llvmlite.binding
+features = llvmlite.binding.get_host_cpu_features()
+features.update({name: False for name in features if name.startswith("avx512")})
+llvmlite.binding.get_host_cpu_features = lambda: features
+import numpy as np, torch
+from laws.cases import draw
+from mogul import fit_many
+from mogul.kernels import _vectors, e_step, log_prob
+assert _vectors.LANES == 4 and _vectors.REGISTERS == 16
+rng = np.random.default_rng(0)
+for name in ("full", "tied", "diag", "spherical"):
+    for d in (1, 3, 4, 9, 13, 20):
+        for k in (1, 2, 5, 9):
+            mixture, _ = draw(name, 7, k, d, (2,))
+            x = torch.from_numpy(rng.normal(size=(70, d)))
+            found = e_step(x, mixture, kernel="compiled").pack()
+            expected = e_step(x, mixture, kernel="reference").pack()
+            assert torch.allclose(found, expected, rtol=1e-10, atol=1e-9), (name, d, k)
+            values = mixture.log_prob(x.unsqueeze(-2)).T
+            assert torch.allclose(log_prob(x, mixture), values, rtol=1e-9), (name, d, k)
+fits = fit_many(rng.normal(size=(3, 60, 2)), 2, random_state=0)
+assert fits.converged.all()
+print("right")
+"""
+
+
+def test_processors_without_avx_512_compute_the_same(tmp_path):
+    """Half as wide vectors and half as many registers: other blocks, compiled apart."""
+    if vectors.LANES == 4:
+        pytest.skip("this processor is one of them: every other test here tests it")
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    answer = subprocess.run(
+        [sys.executable, "-c", NARROW],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": path},
+    )
+    assert answer.stdout.strip() == "right", answer.stderr
+
+
 # --- parameters -----------------------------------------------------------------------------------
 
 
@@ -341,6 +418,10 @@ def test_a_list_of_tables_of_any_length_with_weights():
         [np.repeat(t, c, 0) for t, c in zip(tables, counts, strict=True)], **settings
     )
     np.testing.assert_allclose(weighted.log_likelihood, repeated.log_likelihood, rtol=1e-6)
+    without = [np.vstack([table, [[1e12, 0.0]]]) for table in tables]
+    zero = [np.append(count, 0) for count in counts]
+    same = fit_many(without, sample_weight=zero, **settings)
+    np.testing.assert_array_equal(same.log_likelihood, weighted.log_likelihood)
     assert weighted.mixture.batch_shape == (8,)
 
 
@@ -404,7 +485,7 @@ def test_without_numba_the_answers_are_as_good(monkeypatch):
         (np.zeros((20, 2)), {}, "has 2 axes, expected 3"),
         ([], {}, "There are no data sets"),
         ([np.zeros((5, 2)), np.zeros((5, 3))], {}, r"Data set 1 .* has 3 columns and the first 2"),
-        ([np.zeros((1, 2))], {}, r"Data set 0 .* has 1 rows"),
+        ([np.zeros((1, 2))], {}, r"Data set 0 .* has 1 rows with weight"),
         ([np.eye(3), np.full((4, 3), np.nan)], {}, r"Data set 1 .* holds nan in row 0, column 0"),
         ([[["a", "b"], ["c", "d"]]], {}, r"Data set 0 .* is not a table of numbers"),
         ([np.zeros(4)], {}, r"Data set 0 .* has shape \(4,\)"),

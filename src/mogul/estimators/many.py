@@ -108,6 +108,10 @@ def fit_many(
     sets = [_table(one, i) for i, one in enumerate(_sequence(data, "data"))]
     if not sets:
         raise InputError("There are no data sets; give at least one.")
+    weights = None if sample_weight is None else _weights(sample_weight, sets)
+    if weights is not None:  # a row without weight changes nothing, however extreme it is
+        sets = [one[own > 0] for one, own in zip(sets, weights, strict=True)]
+        weights = [own[own > 0] for own in weights]
     for i, one in enumerate(sets):
         if one.shape[1] != sets[0].shape[1]:
             raise InputError(
@@ -116,12 +120,12 @@ def fit_many(
             )
         if len(one) < max(2, k):
             raise InputError(
-                f"Data set {i} (counted from 0) has {len(one)} rows, fewer than "
+                f"Data set {i} (counted from 0) has {len(one)} rows with weight, fewer than "
                 f"{'two' if k < 2 else f'the {k} components'}; leave it out."
             )
     rows = sets[0] if len(sets) == 1 else np.concatenate(sets)
     ends = np.concatenate([[0], np.cumsum([len(one) for one in sets])]).astype(np.int64)
-    weight = None if sample_weight is None else _weights(sample_weight, sets)
+    weight = None if weights is None else np.concatenate(weights)
     rng = check_random_state(random_state)
     found = fit_each(rows, ends, weight, k, covariance_type, settings, rng)
     if found.failed.any():
@@ -181,7 +185,7 @@ def _table(one: Any, number: int) -> NDArray[np.float64]:
     return table
 
 
-def _weights(sample_weight: Any, sets: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _weights(sample_weight: Any, sets: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
     if len(sample_weight) != len(sets):
         raise InputError(
             f"sample_weight is for {len(sample_weight)} data sets; there are {len(sets)}."
@@ -198,4 +202,4 @@ def _weights(sample_weight: Any, sets: list[NDArray[np.float64]]) -> NDArray[np.
                 f"sample_weight of data set {i} (counted from 0) must be finite, not negative and "
                 "not all zero."
             )
-    return np.concatenate(parts)
+    return parts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.random import RandomState
@@ -16,18 +14,13 @@ from mogul.data.rows import Rows
 from mogul.infer.compiled_em import PackedMixture
 from mogul.infer.em import stack
 from mogul.kernels import _parameters as code
-from mogul.kernels._kmeans import hard_sums, kmeans
+from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, hard_sums, kmeans, n_tries
 from mogul.kernels._many import climb
 from mogul.kernels._tiles import padded
 from mogul.kernels.compiled import as_array, as_lines, empty_plan
 from mogul.mixture import Mixture
 
 __all__ = ["climb_each", "kmeans_labels", "mixture_of_labels"]
-
-_MOST_ITERATIONS = 100
-_TOL = 1e-4
-"""How far centres still move when k-means ends, in squared distance, as a part of the mean variance
-of the columns: as in scikit-learn."""
 
 
 def kmeans_labels(
@@ -37,7 +30,6 @@ def kmeans_labels(
     weight = as_lines(rows.weight, rows.values)
     centred = rows.values.double() - rows.mean()
     plan = empty_plan(DiagCovariance, n_components, rows.n_features)
-    n_tries = 2 + int(math.log(n_components))  # as many as in scikit-learn
     total = rows.total_weight
 
     def run(task: tuple[Tensor, NDArray[np.float64]]) -> Tensor:
@@ -45,11 +37,11 @@ def kmeans_labels(
         values = np.ascontiguousarray((centred / unit).numpy())
         squares = np.einsum("nd,nd->n", values, values)
         variance = float(squares @ weight[0] if len(weight) else squares.sum())
-        tol = _TOL * variance / (total * values.shape[1])
-        labels = kmeans(values, weight, plan, n_components, chance, _MOST_ITERATIONS, tol)
+        tol = TOL * variance / (total * values.shape[1])
+        labels = kmeans(values, weight, plan, n_components, chance, MOST_ITERATIONS, tol)
         return torch.from_numpy(labels)
 
-    chances = [random_state.uniform(size=(n_components, n_tries)) for _ in units]
+    chances = [random_state.uniform(size=(n_components, n_tries(n_components))) for _ in units]
     return spread(run, list(zip(units, chances, strict=True)))
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "EMResult",
     "EMSettings",
     "collect",
+    "compiles",
     "fit_em",
     "likeliest",
     "m_step",
@@ -154,8 +155,8 @@ def fit_em(
 ) -> EMResult:
     """Run EM from every mixture of a batch of starts.
 
-    All starts share each pass over the data; a start that has converged, failed or used up its
-    iterations leaves the batch.
+    All starts advance together, and without compiled code they share each pass over the data; a
+    start that has converged, failed or used up its iterations leaves the batch.
 
     Parameters
     ----------
@@ -190,7 +191,7 @@ def fit_em(
     }
     n_threads = torch.get_num_threads()
     with one_thread_if_small(_work(batches, start)):
-        if _compiles(start, settings):
+        if compiles(start.means.device, kind, settings):
             from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
 
             compiled = CompiledMap(batches, start, settings.floor, maximise, n_threads)
@@ -209,10 +210,13 @@ def fit_em(
     return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
 
 
-def _compiles(start: Mixture, settings: EMSettings) -> bool:
-    """Whether a compiled map does what is asked."""
-    on_cpu = start.means.device.type == "cpu"
-    return on_cpu and not settings.shrinkage and has_compiler()
+def compiles(device: torch.device, kind: type[Covariance], settings: EMSettings) -> bool:
+    """Whether compiled code does what is asked: of structures that it knows, without shrinkage."""
+    if device.type != "cpu" or settings.shrinkage or not has_compiler():
+        return False
+    from mogul.infer.compiled_em import KINDS
+
+    return kind in KINDS
 
 
 def _split(mixture: Mixture, collapsed: Sequence[int]) -> Mixture | None:

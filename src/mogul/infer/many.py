@@ -14,13 +14,12 @@ from mogul._threads import spread
 from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError
-from mogul.infer.em import EMSettings
+from mogul.infer.em import EMSettings, compiles
 from mogul.infer.maximum_likelihood import fit_mixture
 from mogul.infer.starts import CANDIDATES, SHORT_ITERATIONS
-from mogul.kernels import has_compiler
 from mogul.mixture import Mixture
 
-__all__ = ["Ends", "fit_each"]
+__all__ = ["Ends", "as_mixture", "fit_each"]
 
 _SPANS = 8
 """Stretches of data sets for each thread: some take longer than others."""
@@ -66,8 +65,6 @@ def fit_each(
     n_sets, n_features = len(ends) - 1, rows.shape[1]
     kind = structure(covariance_type)
     shape = kind.factor_shape(n_components, n_features)
-    n_tries = 2 + int(math.log(n_components))
-    chance = random_state.uniform(size=(n_sets, CANDIDATES, n_components, n_tries))
     seeds = random_state.randint(2**31 - 1, size=n_sets)
     found = Ends(
         np.full((n_sets, n_components), math.nan),
@@ -78,8 +75,8 @@ def fit_each(
         np.zeros(n_sets, dtype=np.bool_),
         np.ones(n_sets, dtype=np.bool_),
     )
-    if has_compiler():
-        _compiled(found, rows, ends, weight, covariance_type, settings, chance)
+    if compiles(torch.device("cpu"), kind, settings):
+        _compiled(found, rows, ends, weight, covariance_type, settings, random_state)
     for m in np.flatnonzero(found.failed).tolist():
         span = slice(ends[m], ends[m + 1])
         own = None if weight is None else torch.from_numpy(weight[span])
@@ -110,11 +107,12 @@ def _compiled(
     weight: NDArray[np.float64] | None,
     covariance_type: str,
     settings: EMSettings,
-    chance: NDArray[np.float64],
+    random_state: RandomState,
 ) -> None:
     """Fill in what compiled code can fit."""
     from mogul.infer.compiled_em import KINDS, PackedMixture
     from mogul.kernels import _many
+    from mogul.kernels._kmeans import n_tries
     from mogul.kernels._tiles import padded
     from mogul.kernels._vectors import PANEL
     from mogul.kernels.compiled import empty_plan
@@ -122,6 +120,7 @@ def _compiled(
     kind = structure(covariance_type)
     n_sets, k, d = found.means.shape
     factor = found.factor.reshape(n_sets, *PackedMixture.empty(kind, k, d).factor.shape)
+    chance = random_state.uniform(size=(n_sets, CANDIDATES, k, n_tries(k)))
     lines = np.empty((0, len(rows))) if weight is None else weight.reshape(1, -1)
     longest = int(np.diff(ends).max(initial=1))
     width = 0 if kind.shared_features else padded(d)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
-from mogul.infer.em import EMSettings, fit_em, likeliest, m_step, mend, stack
+from mogul.infer.em import EMSettings, compiles, fit_em, likeliest, m_step, mend, stack
 from mogul.kernels import has_compiler
 from mogul.mixture import Mixture
 from mogul.stats import Stats
@@ -94,7 +94,8 @@ def kmeans_starts(
     """Mixtures from as many k-means partitions, every other one of standardised columns."""
     scale = _column_scale(sample)
     units = [scale if i % 2 else torch.ones_like(scale) for i in range(n_starts)]
-    if _compiles(sample) and sample.n_rows > n_components:
+    on_cpu = sample.values.device.type == "cpu"
+    if on_cpu and has_compiler() and sample.n_rows > n_components:
         from mogul.infer.compiled_starts import kmeans_labels
 
         partitions = kmeans_labels(sample, units, n_components, random_state)
@@ -212,7 +213,7 @@ def _kmeans_labels(
 def _from_labels(
     rows: Rows, labels: Tensor, n_components: int, kind: type[Covariance], settings: EMSettings
 ) -> tuple[Mixture, Tensor]:
-    if _compiles(rows) and not settings.shrinkage:
+    if compiles(rows.values.device, kind, settings):
         from mogul.infer.compiled_starts import mixture_of_labels
 
         found = mixture_of_labels(rows, labels, n_components, kind, settings.floor)
@@ -272,10 +273,6 @@ def _maximise(
     return m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
 
 
-def _compiles(rows: Rows) -> bool:
-    return rows.values.device.type == "cpu" and has_compiler()
-
-
 def _short_em(
     rows: Rows, starts: Mixture, ok: Tensor, settings: EMSettings
 ) -> tuple[Mixture | None, int]:
@@ -284,7 +281,8 @@ def _short_em(
     index = usable.nonzero().flatten()
     if len(index) == 0:
         return None, 0
-    if len(index) == len(ok) and _compiles(rows) and not settings.shrinkage:
+    kind = type(starts.covariance)
+    if len(index) == len(ok) and compiles(rows.values.device, kind, settings):
         from mogul.infer.compiled_starts import climb_each
 
         ends, values = climb_each(rows, starts, settings.floor, settings.tol, SHORT_ITERATIONS)

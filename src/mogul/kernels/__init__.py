@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mogul._threads import in_threads, one_thread_if_small, shares
+from mogul.errors import UnknownNameError
 from mogul.kernels.expanded import ExpandedKernel
 from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
@@ -192,6 +193,9 @@ def _over_spans(function: Callable[[slice], Answer], rows: Tensor, engine: Kerne
 
 def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> Kernel:
     """The kernel to use, on a mixture of the type it computes in."""
+    if kernel not in ("auto", *KERNELS):
+        known = ", ".join(map(repr, ("auto", *KERNELS)))
+        raise UnknownNameError(f"The kernel {kernel!r} is unknown; choose one of {known}.")
     if kernel == "reference":
         return ReferenceKernel(mixture)
     on_cpu = rows.device.type == "cpu"
@@ -231,7 +235,7 @@ def _ieee(device: torch.device) -> Iterator[None]:
 
 @cache
 def _find_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return _loads("triton", "mogul.kernels.triton_diagonal")
 
 
 def _fast_kernel(name: str) -> type[ExpandedKernel | CompiledKernel]:
@@ -249,10 +253,15 @@ def has_compiler() -> bool:
 
 @cache
 def _find_compiler() -> bool:
-    if importlib.util.find_spec("numba") is None:
+    return _loads("numba", "mogul.kernels.compiled")
+
+
+def _loads(package: str, module: str) -> bool:
+    """Whether a package is installed and the kernel that needs it can be loaded."""
+    if importlib.util.find_spec(package) is None:
         return False
     try:
-        importlib.import_module("mogul.kernels.compiled")
+        importlib.import_module(module)
     except (ImportError, RuntimeError):
         # Numba does not know the installed NumPy, or finds no folder to keep compiled code in.
         return False

@@ -19,7 +19,17 @@ from mogul.kernels._tiles import (
 )
 from mogul.kernels._vectors import LANES, PANEL, compiled, inner, load, splat, store
 
-__all__ = ["hard_sums", "kmeans"]
+__all__ = ["MOST_ITERATIONS", "TOL", "hard_sums", "kmeans", "n_tries"]
+
+MOST_ITERATIONS = 100
+TOL = 1e-4
+"""How far centres still move when k-means ends, in squared distance, as a part of the mean variance
+of the columns: as in scikit-learn."""
+
+
+def n_tries(n_clusters: int) -> int:
+    """How many rows are drawn for each centre: as many as in scikit-learn."""
+    return 2 + int(math.log(n_clusters))
 
 
 @compiled

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mogul.kernels._kmeans import hard_sums, kmeans
+from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, hard_sums, kmeans
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
 from mogul.kernels._vectors import PANEL, compiled, inner
@@ -16,9 +16,8 @@ __all__ = ["CONVERGED", "FAILED", "RUNNING", "climb", "fit_each"]
 RUNNING, CONVERGED, FAILED = range(3)
 """How a fit ended: out of iterations, converged, or beyond what is done here."""
 
-_KMEANS_ITERATIONS = 100
-_KMEANS_TOL = 1e-4
 _NOISE = 1e-13
+"""A relative gain of the log-likelihood that is rounding."""
 
 
 @compiled
@@ -125,12 +124,12 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
                 unit[i, j] = (x[i, j] - mean[j]) / size
         for j in range(d):
             plan.centre[j] = 0.0
-        labels = kmeans(unit, weight, plan, k, chance, _KMEANS_ITERATIONS, _KMEANS_TOL)
+        labels = kmeans(unit, weight, plan, k, chance, MOST_ITERATIONS, TOL)
         for j in range(d):
             plan.centre[j] = mean[j]
     else:
-        tol = _KMEANS_TOL * variance
-        labels = kmeans(x, weight, plan, k, chance, _KMEANS_ITERATIONS, tol)
+        tol = TOL * variance
+        labels = kmeans(x, weight, plan, k, chance, MOST_ITERATIONS, tol)
     n_made = plan.left.shape[0]
     sums = np.zeros((k, n_made + _padded(d + 1)))
     second = np.zeros((d, width))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mogul._threads import spread
 from mogul.covariances import Covariance
+from mogul.errors import InputError
 from mogul.kernels import _tiles
 from mogul.kernels._blocks import BLOCK
 from mogul.kernels._vectors import PANEL
@@ -95,7 +96,9 @@ class CompiledKernel(Expansion):
     ) -> Stats:
         """Statistics of rows (N, D); see :meth:`ReferenceKernel.collect`."""
         shape, n_features = self.mixture.batch_shape, self.mixture.n_features
-        weight, chance = as_lines(sample_weight, rows), as_lines(uniform, rows)
+        weight, chance = as_lines(sample_weight, rows, shape), as_lines(uniform, rows, shape)
+        if len(chance) == 1:
+            chance = np.broadcast_to(chance, (shape.numel(), rows.shape[0])).copy()
         sums = collect_sums(as_array(rows), weight, chance, self.plan, shape.numel())
         own = self._stats(
             torch.from_numpy(sums.products).reshape(*shape, *sums.products.shape[1:]),
@@ -119,6 +122,7 @@ class CompiledKernel(Expansion):
         """What is asked of each row; see :func:`mogul.kernels.reference.scored`."""
         shape, n_rows = self.mixture.batch_shape, rows.shape[0]
         values = as_array(rows)
+        _check_width(values, self.plan)
         width = self.plan.n_components if what == "responsibilities" else 1
         answer = torch.empty((shape.numel(), n_rows, width), dtype=torch.float64)
         array, question = answer.numpy(), _tiles.QUESTIONS[what]
@@ -185,6 +189,7 @@ def collect_sums(
     """
     n_threads = n_threads or torch.get_num_threads()
     n_features = len(plan.centre)
+    _check_width(values, plan)
     width = _tiles.padded(n_features) if plan.whitening.size else 0
     shapes = [
         (n_mixtures, plan.n_components, plan.n_sums),
@@ -214,6 +219,15 @@ def collect_sums(
         second[1:] = second[0]  # the same for all mixtures
     strays = _stray_rows(spans, [marks for _, marks in found], tile_rows)
     return Sums(products, second, totals, strays)
+
+
+def _check_width(values: NDArray, plan: _tiles.Plan) -> None:
+    """Compiled code would read beyond the end of a row."""
+    if values.ndim != 2 or values.shape[1] != len(plan.centre):
+        raise InputError(
+            f"The rows have shape {values.shape}, expected two axes and as many columns as the "
+            f"mixture has features, {len(plan.centre)}."
+        )
 
 
 def _no_strays(span: slice, tile_rows: int) -> NDArray[np.bool_]:
@@ -290,12 +304,21 @@ def as_array(rows: Tensor) -> NDArray:
     return (rows if known else rows.double()).detach().numpy()
 
 
-def as_lines(values: Tensor | None, rows: Tensor) -> NDArray[np.float64]:
-    """Values for each row, (0 or more, N): none, one for all mixtures, or one for each."""
+def as_lines(
+    values: Tensor | None, rows: Tensor, batch_shape: tuple[int, ...] = ()
+) -> NDArray[np.float64]:
+    """Values for each row, (0 or 1 or B, N): none, one for all mixtures, or one for each."""
+    n_rows = rows.shape[0]
     if values is None:
-        return np.empty((0, rows.shape[0]))
-    shape = values.shape[:-1].numel(), values.shape[-1]
-    return values.detach().double().reshape(shape).contiguous().numpy()
+        return np.empty((0, n_rows))
+    shape = (n_rows,) if values.ndim == 1 else (*batch_shape, n_rows)
+    try:
+        each = values.detach().double().expand(shape)
+    except RuntimeError:
+        raise InputError(
+            f"Values for each row have shape {tuple(values.shape)}, expected {shape}."
+        ) from None
+    return each.reshape(math.prod(shape[:-1]), n_rows).contiguous().numpy()
 
 
 def _blocked(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
