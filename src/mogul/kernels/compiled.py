@@ -33,7 +33,8 @@ def _announce() -> None:
     cache = Path(_tiles.collect.stats.cache_path)
     if sys.stderr.isatty() and not any(cache.glob("_tiles.collect-*.nbi")):
         print(
-            "mogul compiles its kernels, once on this machine: some ten seconds.", file=sys.stderr
+            "mogul compiles its kernels, once on this machine: some twenty seconds.",
+            file=sys.stderr,
         )
 
 
