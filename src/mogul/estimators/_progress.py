@@ -33,6 +33,11 @@ class Observers:
         # scikit-learn's messages and a progress line would write over each other.
         self.line = ProgressLine(estimator.progress if not estimator.verbose else False)
 
+    @property
+    def watching(self) -> Self | None:
+        """These, or None where no one would hear of an iteration: a fit is then quicker."""
+        return self if self.callbacks or self.messages.verbose or self.line.wanted else None
+
     def __call__(self, record: IterationRecord | ELBORecord) -> bool:
         self.messages.iteration(record)
         self.line.update("iteration", record.iteration, self.max_iter, _said(record))

@@ -268,7 +268,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 continue_from=self._last_state(array.shape[1]),
                 together=not self.verbose,
                 climb=_ALGORITHMS[self.algorithm],
-                on_iteration=observers,
+                on_iteration=observers.watching,
                 on_end=observers.finish,
             )
         with one_thread_if_small(0):  # to wake torch's threads takes longer than a small fit

@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 from mogul.infer.squarem import Chart, Squarem
 from mogul.infer.stopping import Trace
 
-__all__ = ["ACCELERATIONS", "Ascent", "Step"]
+__all__ = ["ACCELERATIONS", "PAYS_AFTER", "Ascent", "Step"]
 
 ACCELERATIONS = ("auto", "squarem", "none")
-_PAYS_AFTER = 6
+PAYS_AFTER = 6
 """Iterations still to come for which "auto" switches SQUAREM on: its first cycle costs three."""
 _REPAIRS_PER_COMPONENT = 2
 """A start whose components collapse more often than this on average is given up."""
@@ -52,7 +52,7 @@ class Ascent(Generic[Point]):
     points : list
         Where to start.
     traces : list of Trace
-        One for each start, to be filled.
+        One for each start, to be filled; one that is marked as converged stays as it is.
     chart : Chart
         Coordinates to extrapolate in.
     tol : float
@@ -86,7 +86,8 @@ class Ascent(Generic[Point]):
         self.evaluated = list(points)
         """Where each start's latest record was made."""
         self.repairs = [0] * len(points)
-        self.active = list(range(len(points))) if max_iter > 0 else []
+        ended = [trace.converged or trace.n_iter >= max_iter for trace in traces]
+        self.active = [i for i, done in enumerate(ended) if not done]
 
     def run(self) -> bool:
         """Climb until every start has ended; whether Ctrl-C or a callback ended it early."""
@@ -152,7 +153,7 @@ class Ascent(Generic[Point]):
 
     def _would_pay(self, i: int) -> bool:
         automatic = self.acceleration == "auto"
-        return automatic and self.traces[i].remaining_iterations(self.tol) > _PAYS_AFTER
+        return automatic and self.traces[i].remaining_iterations(self.tol) > PAYS_AFTER
 
     def _repair(self, i: int, step: Step[Point]) -> None:
         self.repairs[i] += len(step.collapsed)

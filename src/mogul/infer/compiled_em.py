@@ -25,15 +25,17 @@ from mogul.covariances import (
     SphericalCovariance,
     TiedCovariance,
 )
-from mogul.infer.ascent import Step
+from mogul.data.rows import Rows
+from mogul.infer.ascent import PAYS_AFTER, Step
 from mogul.infer.repair import split_into
+from mogul.infer.stopping import STEADY, Trace
+from mogul.kernels import _many, _tiles, e_step
 from mogul.kernels import _parameters as code
-from mogul.kernels import e_step
-from mogul.kernels.compiled import Sums, as_array, as_lines, collect_sums, empty_plan
+from mogul.kernels.compiled import Sums, as_array, as_lines, check_width, collect_sums, empty_plan, fits_one_core
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["KINDS", "CompiledMap", "PackedChart", "PackedMixture", "mended"]
+__all__ = ["KINDS", "CompiledMap", "PackedChart", "PackedMixture", "fit_one", "mended"]
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]]
 MStep: TypeAlias = Callable[[Stats], tuple[Mixture, Tensor]]
@@ -44,6 +46,10 @@ KINDS: dict[type[Covariance], int] = {
     DiagCovariance: code.DIAG,
     SphericalCovariance: code.SPHERICAL,
 }
+
+
+_BURST = 100
+"""Iterations between looks at whether somebody pressed Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,10 @@ class PackedMixture:
         return PackedMixture.empty(self.structure, *self.means.shape)
 
     @property
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        return self.log_weights, self.means, self.factor
+
+    @property
     def kind(self) -> int:
         return KINDS[self.structure]
 
@@ -121,7 +131,9 @@ class CompiledMap:
     ):
         self.batches, self.floor, self.m_step = batches, floor, m_step
         self.n_threads = n_threads
-        self.plan = empty_plan(type(like.covariance), like.n_components, like.n_features)
+        n_rows = batches.n_rows if isinstance(batches, Rows) else None
+        shape = like.n_components, like.n_features
+        self.plan = empty_plan(type(like.covariance), *shape, n_rows=n_rows)
         self.compiled = True
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
@@ -130,6 +142,40 @@ class CompiledMap:
     def value(self, point: PackedMixture) -> float:
         """The log-likelihood in nats per unit of row weight."""
         return self._step(point).value
+
+    def run(
+        self, point: PackedMixture, trace: Trace, tol: float, max_iter: int, acceleration: str
+    ) -> float | None:
+        """Plain iterations in one compiled call, in place, as far as nothing else is to be done.
+
+        They end at a mixture from which an :class:`~mogul.infer.ascent.Ascent` goes on: where EM
+        turns out to be slow and would be accelerated, or a component collapses. When none has to,
+        the answer is the log-likelihood of the point, else None.
+
+        Of rows in one piece and few enough for one core; nothing is done with others.
+        """
+        if not isinstance(self.batches, Rows) or acceleration == "squarem":
+            return None
+        rows = as_array(self.batches.values)
+        if not fits_one_core(len(rows), self.plan, self.n_threads):
+            return None
+        weight = as_lines(self.batches.weight, self.batches.values)
+        automatic = acceleration == "auto"
+        rule = _many.Rule(tol, automatic, STEADY, PAYS_AFTER if automatic else math.inf)
+        values = np.empty(max_iter)
+        done, state, value = 0, _many.RUNNING, -math.inf
+        while state == _many.RUNNING and done < max_iter:
+            last = min(done + _BURST, max_iter)
+            before = done
+            value, done, state = fit_one(
+                rows, weight, self.plan, self.floor, rule, point, values, done=done, last=last
+            )
+            for one in values[before:done].tolist():
+                trace.record(one, accelerated=False)
+        if state == _many.LEFT:
+            return None
+        trace.converged = state == _many.CONVERGED or trace.within(tol)
+        return value
 
     def _step(self, point: PackedMixture) -> Step[PackedMixture]:
         step = self._compiled_step(point) if self.compiled else None
@@ -184,6 +230,32 @@ class CompiledMap:
         mapped, ok = self.m_step(stats)
         bad = (~ok).nonzero().flatten().tolist()
         return Step(float(stats.mean_log_likelihood()), PackedMixture.of(mapped), bad)
+
+
+def fit_one(
+    rows: NDArray,
+    weight: NDArray[np.float64],
+    plan: _tiles.Plan,
+    floor: float,
+    rule: _many.Rule,
+    own: PackedMixture,
+    values: NDArray[np.float64],
+    *,
+    last: int,
+    done: int = 0,
+    partition: tuple[NDArray[np.float64], bool] | None = None,
+    start: PackedMixture | None = None,
+) -> tuple[float, int, int]:
+    """See :func:`mogul.kernels._many.fit_one`; ``partition`` holds draws for k-means and a flag."""
+    d = own.means.shape[1]
+    width = _tiles.padded(d) if own.kind == code.TIED else 0
+    chance, standardised = partition or (np.empty((0, 0)), False)
+    start = start or PackedMixture.empty(own.structure, 0, d)
+    check_width(rows, plan)
+    return _many.fit_one(
+        rows, weight, chance, standardised, own.kind, plan, width, floor, rule, done, last,
+        own.arrays, start.arrays, values,
+    )  # fmt: skip
 
 
 class PackedChart:

@@ -196,11 +196,20 @@ def fit_em(
 
             compiled = CompiledMap(batches, start, settings.floor, maximise, n_threads)
             packed = [PackedMixture.of(point) for point in points]
+            ends: list[float | None] = [None] * len(packed)
+            if on_iteration is None and previous == -torch.inf:
+                plain = settings.tol, settings.max_iter, settings.acceleration
+                ends = [compiled.run(*pair, *plain) for pair in zip(packed, traces, strict=True)]
             climb = Ascent(compiled, packed, traces, chart=PackedChart(), mend=mended, **how)
             interrupted = climb.run()
             mixture = stack([point.unpacked() for point in climb.points])
-            ends = [compiled.value(point) for point in climb.points]
-            final = torch.tensor(ends, dtype=torch.float64)
+            final = torch.tensor(
+                [
+                    compiled.value(point) if value is None else value
+                    for point, value in zip(climb.points, ends, strict=True)
+                ],
+                dtype=torch.float64,
+            )
         else:
             ascent = Ascent(evaluate, points, traces, chart=MixtureChart(), mend=_split, **how)
             interrupted = ascent.run()

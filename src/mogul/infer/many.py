@@ -114,7 +114,6 @@ def _compiled(
     from mogul.kernels import _many
     from mogul.kernels._kmeans import n_tries
     from mogul.kernels._tiles import padded
-    from mogul.kernels._vectors import PANEL
     from mogul.kernels.compiled import empty_plan
 
     kind = structure(covariance_type)
@@ -124,11 +123,11 @@ def _compiled(
     lines = np.empty((0, len(rows))) if weight is None else weight.reshape(1, -1)
     longest = int(np.diff(ends).max(initial=1))
     width = 0 if kind.shared_features else padded(d)
-    state = np.full(n_sets, _many.FAILED, dtype=np.int64)
+    rule = _many.Rule(settings.tol, True, 0.0, math.inf)
+    state = np.full(n_sets, _many.LEFT, dtype=np.int64)
 
     def fit(span: slice) -> None:
-        plan = empty_plan(kind, k, d)
-        panels = min(plan.tile_panels, -(-longest // PANEL))
+        plan = empty_plan(kind, k, d, n_rows=longest)
         _many.fit_each(
             rows,
             ends,
@@ -137,10 +136,10 @@ def _compiled(
             lines,
             chance,
             KINDS[kind],
-            plan._replace(tile_panels=panels),
+            plan,
             width,
             settings.floor,
-            settings.tol,
+            rule,
             settings.max_iter,
             SHORT_ITERATIONS,
             found.log_weights,
@@ -154,7 +153,7 @@ def _compiled(
     step = max(1, -(-n_sets // (_SPANS * torch.get_num_threads())))
     spread(fit, [slice(i, min(i + step, n_sets)) for i in range(0, n_sets, step)])
     found.converged[:] = state == _many.CONVERGED
-    found.failed[:] = state == _many.FAILED
+    found.failed[:] = state == _many.LEFT
     for part in (found.log_weights, found.means, found.factor):
         part[found.failed] = math.nan  # what an attempt left
     found.log_likelihood[found.failed] = -math.inf

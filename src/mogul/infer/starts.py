@@ -15,7 +15,6 @@ from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
 from mogul.infer.em import EMSettings, compiles, fit_em, likeliest, m_step, mend, stack
-from mogul.kernels import has_compiler
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -74,11 +73,22 @@ def _from_kmeans(
 ) -> tuple[Mixture, Tensor]:
     sample = sample_rows(rows, n_components, random_state)
     distinct = distinct_rows(sample)
+    own = sample is rows  # the fit's own iterations follow; max_iter counts them
+    if _is_compiled(distinct, n_components, kind, settings):
+        from mogul.infer.compiled_starts import begin_each
+
+        short = {"tol": settings.tol, "max_iter": SHORT_ITERATIONS}
+        asked = [i % 2 == 1 for i in range(CANDIDATES)], random_state
+        begun = begin_each(distinct, n_components, kind, settings.floor, *asked, **short)
+        if begun is not None:
+            best = begun[likeliest(torch.tensor([one.value for one in begun]))]
+            chosen = best.start if own else best.end
+            return chosen.unpacked(), torch.ones(n_components, dtype=torch.bool)
     starts, ok = kmeans_starts(distinct, n_components, kind, settings, CANDIDATES, random_state)
     ends, best = _short_em(distinct, starts, ok, settings)
     if ends is None:
         return starts[0], ok[0]
-    if sample is rows:  # the fit's own iterations follow; max_iter counts them
+    if own:
         return starts[best], ok[best]
     return ends, torch.ones_like(ok[0])
 
@@ -92,17 +102,26 @@ def kmeans_starts(
     random_state: RandomState,
 ) -> tuple[Mixture, Tensor]:
     """Mixtures from as many k-means partitions, every other one of standardised columns."""
-    scale = _column_scale(sample)
-    units = [scale if i % 2 else torch.ones_like(scale) for i in range(n_starts)]
-    on_cpu = sample.values.device.type == "cpu"
-    if on_cpu and has_compiler() and sample.n_rows > n_components:
-        from mogul.infer.compiled_starts import kmeans_labels
+    standardised = [i % 2 == 1 for i in range(n_starts)]
+    if _is_compiled(sample, n_components, kind, settings):
+        from mogul.infer.compiled_starts import begin_each
 
-        partitions = kmeans_labels(sample, units, n_components, random_state)
-    else:
-        partitions = [_kmeans_labels(sample, u, n_components, random_state) for u in units]
+        found = begin_each(sample, n_components, kind, settings.floor, standardised, random_state)
+        if found is not None:
+            ok = torch.ones(n_starts, n_components, dtype=torch.bool)
+            return stack([one.start.unpacked() for one in found]), ok
+    scale = _column_scale(sample)
+    units = [scale if scaled else torch.ones_like(scale) for scaled in standardised]
+    partitions = [_kmeans_labels(sample, u, n_components, random_state) for u in units]
     starts = [_from_labels(sample, one, n_components, kind, settings) for one in partitions]
     return stack([mixture for mixture, _ in starts]), torch.stack([ok for _, ok in starts])
+
+
+def _is_compiled(
+    sample: Rows, n_components: int, kind: type[Covariance], settings: EMSettings
+) -> bool:
+    many = sample.n_rows > n_components
+    return many and compiles(sample.values.device, kind, settings)
 
 
 def _from_kmeans_plusplus(
@@ -213,13 +232,6 @@ def _kmeans_labels(
 def _from_labels(
     rows: Rows, labels: Tensor, n_components: int, kind: type[Covariance], settings: EMSettings
 ) -> tuple[Mixture, Tensor]:
-    if compiles(rows.values.device, kind, settings):
-        from mogul.infer.compiled_starts import mixture_of_labels
-
-        found = mixture_of_labels(rows, labels, n_components, kind, settings.floor)
-        if found is not None:
-            return found, torch.ones(n_components, dtype=torch.bool)
-
     def draw(start: int, n: int) -> Tensor:
         part = labels[start : start + n].to(rows.values.device)
         return torch.nn.functional.one_hot(part, n_components).double().T
@@ -281,14 +293,6 @@ def _short_em(
     index = usable.nonzero().flatten()
     if len(index) == 0:
         return None, 0
-    kind = type(starts.covariance)
-    if len(index) == len(ok) and compiles(rows.values.device, kind, settings):
-        from mogul.infer.compiled_starts import climb_each
-
-        ends, values = climb_each(rows, starts, settings.floor, settings.tol, SHORT_ITERATIONS)
-        if bool(torch.isfinite(values).all()):
-            best = likeliest(values)
-            return ends[best], best
     # The fit's own tolerance: a start is judged by where the fit itself would bring it.
     short = replace(settings, max_iter=SHORT_ITERATIONS, acceleration="none")
     ran = fit_em(rows, mended[index], short)

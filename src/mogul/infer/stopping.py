@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ELBORecord", "IterationRecord", "Trace"]
+__all__ = ["STEADY", "ELBORecord", "IterationRecord", "Trace"]
 
-_STEADY = 0.05
+STEADY = 0.05
 """How far two successive ratios of changes may differ for convergence to count as linear."""
 _NOISE = 1e-13
 """A relative change of the log-likelihood that is rounding."""
@@ -138,6 +138,6 @@ class Trace:
             return 0.0
         first, second, last = self.steps[-3:]
         ratio = last / second
-        if not second < first or abs(ratio - second / first) > _STEADY:
+        if not second < first or abs(ratio - second / first) > STEADY:
             return 0.0
         return math.log(max(tol, 1e-300) / remaining) / math.log(ratio)

@@ -1,8 +1,9 @@
-"""Many small fits, compiled: everything from the starts to the last iteration."""
+"""Small fits, compiled: everything from the starts to the last iteration."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,59 +12,108 @@ from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
 from mogul.kernels._vectors import PANEL, compiled, inner
 
-__all__ = ["CONVERGED", "FAILED", "RUNNING", "climb", "fit_each"]
+__all__ = ["CONVERGED", "LEFT", "RUNNING", "Rule", "fit_each", "fit_one"]
 
-RUNNING, CONVERGED, FAILED = range(3)
-"""How a fit ended: out of iterations, converged, or beyond what is done here."""
+RUNNING, CONVERGED, LEFT = range(3)
+"""How a climb ended: out of iterations, converged, or at a mixture that others must go on from."""
 
 _NOISE = 1e-13
 """A relative gain of the log-likelihood that is rounding."""
 
 
+class Rule(NamedTuple):
+    """When a climb ends; see :class:`mogul.infer.stopping.Trace`.
+
+    It has converged when an iteration gains less than ``tol`` and, if ``patient``, less remains to
+    be gained by Aitken's estimate (Böhning and others 1994). It is left when it converges linearly,
+    two ratios of gains differing by less than ``steady``, and needs more than ``most`` iterations.
+    """
+
+    tol: float
+    patient: bool
+    steady: float
+    most: float
+
+
+@compiled
+def fit_one(
+    rows, weight, chance, standardised, kind, plan, width, floor, rule, done, last, own, start,
+    values,
+):  # fmt: skip
+    """Fit one mixture, in place, up to iteration ``last``.
+
+    Parameters
+    ----------
+    rows, weight : (N, D) and (0 or 1, N)
+    chance : (K, L) or (0, 0)
+        Draws for a run of k-means whose partition is the start; ``own`` is, where there are none.
+    standardised : bool
+        Whether k-means sees standardised columns.
+    kind, plan, width, floor
+        As elsewhere; ``width`` is that of the second moments of all components together.
+    rule : Rule
+    done : int
+        Iterations that were made before, whose values are known.
+    own : log-weights, means and factor
+    start : likewise, or of no components
+        Filled with what a partition gave.
+    values : (at least ``last``,)
+        Filled with the log-likelihood per row at the beginning of each iteration.
+
+    Returns
+    -------
+    value : float
+        The log-likelihood per row of ``own``; −inf when it was LEFT.
+    done : int
+    state : int
+    """
+    if chance.shape[0]:
+        if not _begin(rows, weight, chance, standardised, kind, plan, width, floor, own):
+            return -math.inf, 0, LEFT
+        if start[0].shape[0]:
+            _copy(own, start)
+    return _climb(rows, weight, kind, plan, width, floor, rule, done, last, own, values)
+
+
 @compiled
 def fit_each(
-    rows, ends, first, last, weight, chance, kind, plan, width, floor, tol, max_iter, short,
+    rows, ends, first, last, weight, chance, kind, plan, width, floor, rule, max_iter, short,
     log_weights, means, factor, value, n_iter, state,
 ):  # fmt: skip
     """Fit data sets ``first`` to ``last``, each the rows from one of ``ends`` to the next.
 
     Each starts from ``chance.shape[1]`` runs of k-means, every other one on standardised columns;
     the one that ``short`` iterations of EM bring furthest goes on. A fit that needs a repair or is
-    of clusters too far apart for the expanded form is left FAILED.
+    of clusters too far apart for the expanded form is LEFT.
     """
     k, d = means.shape[1:]
     best = np.empty(k), np.empty((k, d)), np.empty(factor.shape[1:])
+    nothing = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
+    values = np.empty(max(short, max_iter))
+    n_starts = chance.shape[1]
     for m in range(first, last):
         x = rows[ends[m] : ends[m + 1]]
         w = weight[:, ends[m] : ends[m + 1]]
+        own = log_weights[m], means[m], factor[m]
         best_value, worst_value = -math.inf, math.inf
-        for start in range(chance.shape[1]):
-            own = log_weights[m], means[m], factor[m]
-            found = -math.inf
-            if _begin(x, w, chance[m, start], start % 2 == 1, kind, plan, width, floor, own):
-                found, _, _ = _climb(x, w, kind, plan, width, floor, tol, short, True, own)
+        for s in range(n_starts + 1):  # the last of them goes on from the best
+            final = s == n_starts
+            if final:
+                if worst_value == -math.inf:  # it may well be the best once it is repaired
+                    state[m] = LEFT
+                    break
+                _copy(best, own)
+            found, n, how = fit_one(
+                x, w, chance[m, 0, :0] if final else chance[m, s], s % 2 == 1, kind, plan, width,
+                floor, rule, 0, max_iter if final else short, own, nothing, values,
+            )  # fmt: skip
+            if final:
+                value[m], n_iter[m], state[m] = found, n, how
+                break
             worst_value = min(worst_value, found)
             if found > best_value:
                 best_value = found
                 _copy(own, best)
-        if worst_value == -math.inf:  # it may well be the best once it is repaired
-            state[m] = FAILED
-            continue
-        own = log_weights[m], means[m], factor[m]
-        _copy(best, own)
-        value[m], n_iter[m], state[m] = _climb(
-            x, w, kind, plan, width, floor, tol, max_iter, True, own
-        )
-
-
-@compiled
-def climb(
-    rows, weight, kind, plan, width, floor, tol, max_iter, log_weights, means, factor
-):  # fmt: skip
-    """EM from one mixture, in place; its log-likelihood per row, −inf where it needs a repair."""
-    own = log_weights, means, factor
-    value, _, _ = _climb(rows, weight, kind, plan, width, floor, tol, max_iter, False, own)
-    return value
 
 
 @inner
@@ -146,12 +196,8 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
 
 
 @inner
-def _climb(x, weight, kind, plan, width, floor, tol, max_iter, patient, own):
-    """EM, in place; the last log-likelihood per row, the iterations, and how it ended.
-
-    It has converged when an iteration gains less than ``tol`` and, if ``patient``, less remains to
-    be gained by Aitken's estimate (Böhning and others 1994).
-    """
+def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
+    """EM from ``own``, in place; see :func:`fit_one`."""
     log_weights, means, factor = own
     k, d = means.shape
     n_made = plan.left.shape[0]
@@ -161,44 +207,62 @@ def _climb(x, weight, kind, plan, width, floor, tol, max_iter, patient, own):
     totals = np.empty((1, 2))
     strays = np.zeros(n_tiles, dtype=np.bool_)
     ok = np.empty(k, dtype=np.bool_)
-    old = np.empty((k, d))
+    new = np.empty(k), np.empty((k, d)), np.empty(factor.shape)
     none = np.empty((0, x.shape[0]))
-    before, step = -math.inf, math.inf
     state = RUNNING
-    for iteration in range(max_iter + 1):
+    for iteration in range(done, last + 1):
         farthest = prepare(
             kind, log_weights, means, factor, n_made,
             plan.centre, plan.sharpest, plan.weights, plan.whitening,
         )  # fmt: skip
         if not farthest < plan.limit:
-            return -math.inf, iteration, FAILED
+            return -math.inf, iteration, LEFT
         _clear(sums)
         _clear(second)
         totals[0, 0], totals[0, 1] = 0.0, 0.0
         collect(x, 0, x.shape[0], weight, none, plan, sums, second, totals, strays)
-        lost = False
         for tile in range(n_tiles):
-            lost |= strays[tile]
-        if lost:
-            return -math.inf, iteration, FAILED
+            if strays[tile]:
+                return -math.inf, iteration, LEFT
         value = totals[0, 1] / totals[0, 0]
-        if state == CONVERGED or iteration == max_iter:
+        if state == CONVERGED or iteration == last:
             return value, iteration, state
-        last, step = step, value - before
-        before = value
-        for c in range(k):
-            for j in range(d):
-                old[c, j] = means[c, j]
+        values[iteration] = value
         maximise(
-            kind, n_made, sums[0], second[0], totals[0, 0], plan.centre, old, floor,
-            log_weights, means, factor, ok,
+            kind, n_made, sums[0], second[0], totals[0, 0], plan.centre, means, floor,
+            new[0], new[1], new[2], ok,
         )  # fmt: skip
         if not _all(ok):
-            return -math.inf, iteration, FAILED
-        if abs(step) < tol and not patient:
-            state = CONVERGED
-        elif abs(step) < tol and iteration > 1:
-            small = step <= _NOISE * (1.0 + abs(value))
-            if small or (step < last and step * step / (last - step) < tol):
-                state = CONVERGED
-    return before, max_iter, state
+            return -math.inf, iteration, LEFT
+        state = _judge(values, iteration, rule)
+        if state == LEFT:
+            return -math.inf, iteration, LEFT
+        _copy(new, own)
+    return -math.inf, last, state
+
+
+@inner
+def _judge(values, i, rule):
+    """Whether iteration ``i``, counted from 0, is the last."""
+    gain = values[i] - values[i - 1] if i > 0 else math.inf
+    before = values[i - 1] - values[i - 2] if i > 1 else math.inf
+    close = abs(gain) < rule.tol
+    if not rule.patient:
+        return CONVERGED if close else RUNNING
+    if i < 2:
+        return RUNNING
+    if gain <= _NOISE * (1.0 + abs(values[i])):
+        return CONVERGED if close else RUNNING
+    if not gain < before:
+        return RUNNING
+    left = gain * gain / (before - gain)
+    if close and left < rule.tol:
+        return CONVERGED
+    if i < 3 or not left > rule.tol:
+        return RUNNING
+    first = values[i - 2] - values[i - 3]
+    ratio = gain / before
+    if before < first and abs(ratio - before / first) <= rule.steady:
+        if math.log(max(rule.tol, 1e-300) / left) / math.log(ratio) > rule.most:
+            return LEFT
+    return RUNNING

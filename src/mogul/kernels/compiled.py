@@ -123,7 +123,7 @@ class CompiledKernel(Expansion):
         """What is asked of each row; see :func:`mogul.kernels.reference.scored`."""
         shape, n_rows = self.mixture.batch_shape, rows.shape[0]
         values = as_array(rows)
-        _check_width(values, self.plan)
+        check_width(values, self.plan)
         width = self.plan.n_components if what == "responsibilities" else 1
         answer = torch.empty((shape.numel(), n_rows, width), dtype=torch.float64)
         array, question = answer.numpy(), _tiles.QUESTIONS[what]
@@ -190,7 +190,7 @@ def collect_sums(
     """
     n_threads = n_threads or torch.get_num_threads()
     n_features = len(plan.centre)
-    _check_width(values, plan)
+    check_width(values, plan)
     width = _tiles.padded(n_features) if plan.whitening.size else 0
     shapes = [
         (n_mixtures, plan.n_components, plan.n_sums),
@@ -222,7 +222,7 @@ def collect_sums(
     return Sums(products, second, totals, strays)
 
 
-def _check_width(values: NDArray, plan: _tiles.Plan) -> None:
+def check_width(values: NDArray, plan: _tiles.Plan) -> None:
     """Compiled code would read beyond the end of a row."""
     if values.ndim != 2 or values.shape[1] != len(plan.centre):
         raise InputError(
@@ -260,10 +260,20 @@ def _stray_rows(spans: list[slice], strays: list[NDArray[np.bool_]], tile_rows: 
     return [slice(start, min(start + tile_rows, stop)) for start, stop in starts]
 
 
+def fits_one_core(n_rows: int, plan: _tiles.Plan, n_threads: int) -> bool:
+    """Whether there is too little to do in a pass over so many rows to cut it up."""
+    n_sums = plan.n_components * plan.n_sums
+    return len(_spans(n_rows, n_sums, plan, n_threads)) == 1
+
+
 def empty_plan(
-    structure: type[Covariance], n_components: int, n_features: int, n_mixtures: int = 1
+    structure: type[Covariance],
+    n_components: int,
+    n_features: int,
+    n_mixtures: int = 1,
+    n_rows: int | None = None,
 ) -> _tiles.Plan:
-    """A plan whose coefficients are still to be filled in."""
+    """A plan whose coefficients are still to be filled in; ``n_rows`` is how many there will be."""
     left, right = _columns(structure, n_features)
     n_made = len(left)
     all_pairs = len(structure.feature_pairs(n_features)) == n_features * (n_features + 1) // 2
@@ -271,6 +281,7 @@ def empty_plan(
     chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
     per_panel = PANEL * (n_components + 2 * n_features + (0 if pairs else chunk))
     whitened = 0 if structure.shared_features else n_features
+    most = _MOST_PANELS if n_rows is None else min(_MOST_PANELS, -(-n_rows // PANEL))
     return _tiles.Plan(
         n_components=n_components,
         centre=np.zeros(n_features),
@@ -282,7 +293,7 @@ def empty_plan(
         whitening=np.zeros(n_mixtures * whitened * whitened),
         squares=bool((left == n_features + 1).any()),
         pairs=pairs,
-        tile_panels=max(1, min(_MOST_PANELS, _TILE_NUMBERS // per_panel)),
+        tile_panels=max(1, min(most, _TILE_NUMBERS // per_panel)),
         chunk=chunk,
     )
 
