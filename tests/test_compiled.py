@@ -24,7 +24,8 @@ from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 numba = pytest.importorskip("numba")
 
 from mogul.infer.compiled_em import PackedChart, PackedMixture  # noqa: E402
-from mogul.infer.compiled_starts import kmeans_labels, mixture_of_labels  # noqa: E402
+from mogul.infer.compiled_starts import begin_each  # noqa: E402
+from mogul.kernels import _kmeans  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
 from mogul.kernels.compiled import CompiledKernel, collect_sums, empty_plan  # noqa: E402
@@ -337,19 +338,23 @@ def inertia(x, labels, weight=None):
     return total
 
 
+def partition(x, k, seed, weight=None):
+    """Labels of one run of k-means."""
+    mean = np.average(x, 0, weight)
+    plan = empty_plan(structure("diag"), k, x.shape[1])._replace(centre=mean)
+    chance = RandomState(seed).uniform(size=(1, k, _kmeans.n_tries(k)))[0]
+    tol = _kmeans.TOL * np.average((x - mean) ** 2, 0, weight).mean()
+    lines = np.empty((0, len(x))) if weight is None else weight.reshape(1, -1)
+    return _kmeans.kmeans(x, lines, plan, k, chance, _kmeans.MOST_ITERATIONS, tol)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "d", "k"), [(300, 2, 3), (1000, 5, 8), (500, 12, 4)])
 def test_kmeans_is_as_tight_as_scikit_learns(n, d, k, weighted):
     rng = np.random.default_rng(k)
     x = 4 * rng.normal(size=(k, d))[rng.integers(k, size=n)] + rng.normal(size=(n, d))
     weight = rng.uniform(0.1, 3, n) if weighted else None
-    rows = Rows(tensor(x), None if weight is None else tensor(weight))
-    ours = [
-        inertia(
-            x, kmeans_labels(rows, [torch.ones(d).double()], k, RandomState(s))[0].numpy(), weight
-        )
-        for s in range(30)
-    ]
+    ours = [inertia(x, partition(x, k, s, weight), weight) for s in range(30)]
     theirs = [
         KMeans(k, n_init=1, random_state=s).fit(x, sample_weight=weight).inertia_ for s in range(10)
     ]
@@ -364,19 +369,23 @@ def test_a_partition_is_at_rest():
     """Every row is nearest to the mean of its own cluster."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
-    labels = kmeans_labels(Rows(tensor(x)), [torch.ones(3).double()], 5, RandomState(0))[0].numpy()
+    labels = partition(x, 5, 0)
     centres = np.stack([x[labels == k].mean(0) for k in range(5)])
     nearest = ((x[:, None] - centres) ** 2).sum(-1).argmin(1)
     assert np.mean(nearest == labels) > 0.97  # the last move is below the tolerance
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @names
-def test_a_partition_becomes_its_moments(name):
+def test_a_partition_becomes_its_moments(name, scaled):
     rng = np.random.default_rng(1)
-    x, labels = rng.normal(size=(90, 3)), rng.integers(0, 3, 90)
+    x = rng.normal(size=(90, 3)) * [1, 5, 0.2] + 40
     weight = rng.uniform(0.5, 2, 90)
     rows = Rows(tensor(x), tensor(weight))
-    found = mixture_of_labels(rows, torch.from_numpy(labels), 3, structure(name), 0.0)
+    (begun,) = begin_each(rows, 3, structure(name), 0.0, [scaled], RandomState(4))
+    found = begun.start.unpacked()
+    deviation = np.sqrt(np.average((x - np.average(x, 0, weight)) ** 2, 0, weight))
+    labels = partition(x / (deviation if scaled else 1), 3, 4, weight)
     gap = [x[labels == k] - np.average(x[labels == k], 0, weight[labels == k]) for k in range(3)]
     own = [weight[labels == k] for k in range(3)]
     scatter = np.stack([(w[:, None] * g).T @ g for w, g in zip(own, gap, strict=True)])

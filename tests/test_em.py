@@ -134,6 +134,30 @@ def test_what_is_recorded_is_the_log_likelihood_of_what_was_there(name):
     assert [record.iteration for record in ran.traces[0].records] == [1, 2, 3, 4]
 
 
+@accelerations
+@pytest.mark.parametrize("max_iter", [1, 2, 7, 130, 3000])
+@names
+def test_who_watches_changes_nothing(name, max_iter, acceleration):
+    """Unwatched iterations of a small fit are one compiled call, as far as they are plain."""
+    x = overlapping(5, 150)
+    weight = tensor(np.random.default_rng(0).uniform(0.5, 2, len(x)))
+    told = []
+    for tol in (0.0, 1e-3, 1e-7):
+        settings = EMSettings(tol, max_iter, 1e-9, acceleration)
+        start = stack([broad_start(x, name, 2), broad_start(x, name, 3)])
+        watched, alone = (
+            fit_em(Rows(tensor(x), weight), start, settings, on_iteration=who)
+            for who in (told.append, None)
+        )
+        for one, other in zip(alone.traces, watched.traces, strict=True):
+            assert (one.n_iter, one.converged) == (other.n_iter, other.converged)
+            np.testing.assert_allclose(values_of(one), values_of(other), rtol=1e-12)
+            assert [r.accelerated for r in one.records] == [r.accelerated for r in other.records]
+        assert_same(alone.mixture, watched.mixture)
+        np.testing.assert_allclose(alone.log_likelihood, watched.log_likelihood, rtol=1e-12)
+    assert told
+
+
 def slow_log_likelihood(x, mixture):
     truth = Truth(
         mixture.weights.numpy(), mixture.means.numpy(), mixture.covariance.dense().numpy()

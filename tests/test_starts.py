@@ -167,13 +167,15 @@ def test_many_rows_are_sampled_with_their_weights():
     x = np.random.default_rng(0).normal(size=(50_000, 2))
     rows = Rows(tensor(x), torch.arange(50_000).double())
     sample = sample_rows(rows, 10, RandomState(0))
-    assert sample.n_rows == 20_000
+    assert sample.n_rows == 4000
     index = sample.weight.long()
     assert torch.equal(sample.values, rows.values[index])
-    assert len(index.unique()) == 20_000
-    assert abs(float(index.double().mean()) / 25_000 - 1) < 0.02  # from everywhere
+    assert len(index.unique()) == 4000
+    assert abs(float(index.double().mean()) / 25_000 - 1) < 0.05  # from everywhere
     assert sample_rows(rows, 200, RandomState(0)).n_rows == 40_000
-    few = Rows(rows.values[:20_000])
+    wide = Rows(torch.zeros(9000, 100))
+    assert sample_rows(wide, 20, RandomState(0)).n_rows == 8000
+    few = Rows(rows.values[:4000])
     assert sample_rows(few, 10, RandomState(0)) is few
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["in_threads", "one_thread_if_small", "shares", "spread"]
+__all__ = ["at_hand", "in_threads", "one_thread_if_small", "shares", "spread"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -36,7 +36,7 @@ def one_thread_if_small(work: int) -> Iterator[None]:
     on one. Where torch was told to use one thread, BLAS does too, whatever the work. The numbers of
     threads are put back at the end.
     """
-    if work > _SMALL and torch.get_num_threads() > 1:
+    if _ONE_THREAD.holds() or (work > _SMALL and torch.get_num_threads() > 1):
         yield
     else:
         with _ONE_THREAD:
@@ -54,13 +54,17 @@ class _OneThread:
         self._lock = threading.Lock()
         self._callers = 0
         self._mine = threading.local()
-        self._before = 1
+        self.before = 1
         self._limits: Any = None
+
+    def holds(self) -> bool:
+        """Whether this thread is inside."""
+        return getattr(self._mine, "depth", 0) > 0
 
     def __enter__(self) -> None:
         with self._lock:
             if self._callers == 0:
-                self._before = torch.get_num_threads()
+                self.before = torch.get_num_threads()
                 self._limits = _libraries().limit(limits=1, user_api="blas")
             self._callers += 1
         self._mine.depth = getattr(self._mine, "depth", 0) + 1
@@ -74,10 +78,18 @@ class _OneThread:
                 _let_go()
                 self._limits.restore_original_limits()
                 _let_go()
-        torch.set_num_threads(1 if self._mine.depth else self._before)
+        torch.set_num_threads(1 if self._mine.depth else self.before)
 
 
 _ONE_THREAD = _OneThread()
+
+
+def at_hand() -> int:
+    """How many threads there are for work that neither torch nor BLAS does.
+
+    As many as torch uses, or used before this thread asked for one.
+    """
+    return _ONE_THREAD.before if _ONE_THREAD.holds() else torch.get_num_threads()
 
 
 def _let_go() -> None:

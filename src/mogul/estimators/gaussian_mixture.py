@@ -250,12 +250,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         weight = check_sample_weight(sample_weight, len(array))
         dtype = named_dtype(self.dtype) or array.dtype
         check_enough_rows(self.n_components, array, weight)
-        fixed = self._fixed_parts(array.shape[1], device)
-        rows = as_rows(array, weight, device)
         names = getattr(self, "feature_names_in_", None)
         consequence = "its variance is reg_covar alone and the likelihood means little"
-        warn_of_constant_columns(rows, names, consequence)
-        with Observers(self) as observers:
+        work = array.size * array.shape[1] * self.n_components
+        with one_thread_if_small(work), Observers(self) as observers:
+            fixed = self._fixed_parts(array.shape[1], device)
+            rows = as_rows(array, weight, device)
+            warn_of_constant_columns(rows, names, consequence)
             fit = fit_mixture(
                 rows,
                 self.n_components,
@@ -271,8 +272,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 on_iteration=observers.watching,
                 on_end=observers.finish,
             )
-        with one_thread_if_small(0):  # to wake torch's threads takes longer than a small fit
-            self.adopt(fit, dtype, names)
+            with one_thread_if_small(0):  # to wake torch's threads takes longer than this
+                self.adopt(fit, dtype, names)
         self._warn_of(fit)
         return array
 

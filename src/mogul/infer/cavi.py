@@ -165,7 +165,7 @@ class CAVI(Method):
         values = torch.cat([result.elbo for result in results])
         beliefs = [belief for result in results for belief in result.beliefs]
         traces = [trace for result in results for trace in result.traces]
-        best = likeliest(values)
+        best = likeliest(values.tolist())
         interrupted = any(result.interrupted for result in results)
         value = float(values[best])
         complaint = "" if traces[best].converged or problem.max_iter == 0 else _NOT_CONVERGED

@@ -31,7 +31,15 @@ from mogul.infer.repair import split_into
 from mogul.infer.stopping import STEADY, Trace
 from mogul.kernels import _many, _tiles, e_step
 from mogul.kernels import _parameters as code
-from mogul.kernels.compiled import Sums, as_array, as_lines, check_width, collect_sums, empty_plan, fits_one_core
+from mogul.kernels.compiled import (
+    Sums,
+    as_array,
+    as_lines,
+    check_width,
+    collect_sums,
+    empty_plan,
+    fits_one_core,
+)
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -154,7 +162,7 @@ class CompiledMap:
 
         Of rows in one piece and few enough for one core; nothing is done with others.
         """
-        if not isinstance(self.batches, Rows) or acceleration == "squarem":
+        if type(self.batches) is not Rows or acceleration == "squarem" or not max_iter:
             return None
         rows = as_array(self.batches.values)
         if not fits_one_core(len(rows), self.plan, self.n_threads):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import RandomState
 
-from mogul._threads import spread
+from mogul._threads import at_hand, spread
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
 from mogul.infer.compiled_em import PackedMixture, fit_one
@@ -18,6 +18,12 @@ from mogul.kernels._kmeans import n_tries
 from mogul.kernels.compiled import as_array, as_lines, empty_plan
 
 __all__ = ["Begun", "begin_each"]
+
+
+_PASSES = 20
+"""Over the rows, about, in a run of k-means."""
+_SMALL = 1 << 19
+"""Multiplications below which to wake another thread takes longer than it saves."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ def begin_each(
         )  # fmt: skip
         return None if state == _many.LEFT else Begun(start, end, value)
 
-    found = spread(run, range(len(standardised)))
+    work = rows.n_rows * k * d * (_PASSES + max_iter)
+    n_threads = at_hand() if work > _SMALL else 1
+    found = spread(run, range(len(standardised)), n_threads)
     begun = [one for one in found if one is not None]
     return begun if len(begun) == len(found) else None

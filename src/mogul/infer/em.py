@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mogul._threads import one_thread_if_small
+from mogul._threads import at_hand, one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.infer.ascent import Ascent, Step
 from mogul.infer.repair import split_into
@@ -189,7 +189,7 @@ def fit_em(
         "acceleration": settings.acceleration,
         "on_iteration": on_iteration,
     }
-    n_threads = torch.get_num_threads()
+    n_threads = at_hand()
     with one_thread_if_small(_work(batches, start)):
         if compiles(start.means.device, kind, settings):
             from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
@@ -240,10 +240,11 @@ def _work(batches: Batches, start: Mixture) -> int:
     return n_rows * start.means.numel() * start.n_features
 
 
-def likeliest(log_likelihood: Tensor) -> int:
+def likeliest(log_likelihoods: Sequence[float]) -> int:
     """The first of the highest values: rounding does not choose among ends that are the same."""
-    highest = log_likelihood.max()
-    return int((log_likelihood >= highest - _TIE * (1 + highest.abs())).nonzero()[0])
+    highest = max(log_likelihoods)
+    least = highest - _TIE * (1 + abs(highest))
+    return next(i for i, value in enumerate(log_likelihoods) if value >= least)
 
 
 def mend(mixture: Mixture, ok: Tensor) -> tuple[Mixture, Tensor]:

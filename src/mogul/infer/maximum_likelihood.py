@@ -178,8 +178,6 @@ def _best(results: list[EMResult], notes: list[str]) -> Fit:
     notes = notes + [
         f"a start was dropped: {trace.events[-1]}" for *_, trace in ends if trace.failed
     ]
-    value, mixture, trace = usable[
-        likeliest(torch.tensor([end[0] for end in usable], dtype=torch.float64))
-    ]
+    value, mixture, trace = usable[likeliest([end[0] for end in usable])]
     notes += [f"{event} and was repaired" for event in trace.events]
     return Fit(mixture, value, trace, notes, any(r.interrupted for r in results))

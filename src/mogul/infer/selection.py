@@ -150,7 +150,7 @@ class _Judge:
 
         The likeliest of all when every end has a spike.
         """
-        first = likeliest(ends.log_likelihood)
+        first = likeliest(ends.log_likelihood.tolist())
         falling = ends.log_likelihood.argsort(descending=True, stable=True).tolist()
         order = [first, *(i for i in falling if i != first)]
         for passed_over, i in enumerate(order):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mogul._threads import one_thread_if_small
 from mogul.data.rows import Rows
 from mogul.mixture import Mixture
 
@@ -62,16 +62,18 @@ def _column_rounding(column: Tensor) -> Tensor:
 
 def constant_columns(rows: Rows) -> list[int]:
     """Positions of the columns that hold one value only."""
-    values = rows.values if rows.weight is None else rows.values[rows.weight > 0]
-    if not len(values):
+    few = rows.values[:_FEW_ROWS].cpu().numpy()  # in most columns these are enough to tell
+    if rows.weight is not None:
+        few = few[(rows.weight[:_FEW_ROWS] > 0).cpu().numpy()]
+    places = np.flatnonzero((few == few[:1]).all(0))
+    if not len(places) or rows.n_rows <= _FEW_ROWS:
+        return places.tolist() if len(few) else []
+    whole = rows.values[:, torch.as_tensor(places, device=rows.values.device)]
+    if rows.weight is not None:
+        whole = whole[rows.weight > 0]
+    if not len(whole):
         return []
-    with one_thread_if_small(0):
-        few = values[:_FEW_ROWS]  # in most columns these are enough to tell
-        places = (few == few[0]).all(0).nonzero().flatten()
-        if not len(places) or len(values) <= _FEW_ROWS:
-            return places.tolist()
-        whole = values[:, places]
-        return places[(whole == whole[0]).all(0)].tolist()
+    return places[(whole == whole[0]).all(0).cpu().numpy()].tolist()
 
 
 def find_spikes(mixture: Mixture, rounding: Tensor, floor: float) -> list[Spike]:

@@ -28,8 +28,9 @@ __all__ = [
     "start_mixtures",
 ]
 
-_SAMPLE_ROWS = 20_000
+_SAMPLE_ROWS = 4000
 _SAMPLE_ROWS_PER_COMPONENT = 200
+_SAMPLE_ROWS_PER_MEAN = 4
 """k-means on more rows than these changes its centres by less than EM then moves them."""
 CANDIDATES = 4
 """k-means runs for each start, half of them on standardised columns; the best after a short EM
@@ -81,7 +82,7 @@ def _from_kmeans(
         asked = [i % 2 == 1 for i in range(CANDIDATES)], random_state
         begun = begin_each(distinct, n_components, kind, settings.floor, *asked, **short)
         if begun is not None:
-            best = begun[likeliest(torch.tensor([one.value for one in begun]))]
+            best = begun[likeliest([one.value for one in begun])]
             chosen = best.start if own else best.end
             return chosen.unpacked(), torch.ones(n_components, dtype=torch.bool)
     starts, ok = kmeans_starts(distinct, n_components, kind, settings, CANDIDATES, random_state)
@@ -179,7 +180,8 @@ STARTS: dict[str, Start] = {
 
 def sample_rows(rows: Rows, n_components: int, random_state: RandomState) -> Rows:
     """All rows when they are few, else a random sample that is enough to start from."""
-    bound = max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_COMPONENT * n_components)
+    each = max(_SAMPLE_ROWS_PER_COMPONENT, _SAMPLE_ROWS_PER_MEAN * rows.n_features)
+    bound = max(_SAMPLE_ROWS, each * n_components)
     if rows.n_rows <= bound:
         return rows
     index = np.sort(random_state.choice(rows.n_rows, size=bound, replace=False))
@@ -192,11 +194,19 @@ def distinct_rows(rows: Rows) -> Rows:
     What is drawn from it depends neither on the order of the rows nor on whether a row is repeated
     or weighted.
     """
-    values, inverse, counts = np.unique(
-        rows.values.double().cpu().numpy(), axis=0, return_inverse=True, return_counts=True
-    )
-    if rows.weight is not None:
-        counts = np.bincount(inverse.ravel(), weights=rows.weight.double().cpu().numpy())
+    values = rows.values.double().cpu().numpy()
+    weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
+    order = np.argsort(values[:, 0])
+    first = values[order, 0]
+    if (first[1:] > first[:-1]).all():  # as of real numbers: much quicker than to sort whole rows
+        values = values[order]
+        counts = np.ones(len(order)) if weight is None else weight[order]
+    else:
+        order = np.lexsort(values.T[::-1])  # by the first column first
+        values = values[order]
+        begins = np.concatenate([[True], (values[1:] != values[:-1]).any(1)])
+        values, group = values[begins], np.cumsum(begins) - 1
+        counts = np.bincount(group, None if weight is None else weight[order])
     kept = counts > 0
     device = rows.values.device
     weight = torch.as_tensor(counts[kept].astype(np.float64), device=device)
@@ -298,5 +308,5 @@ def _short_em(
     ran = fit_em(rows, mended[index], short)
     if ran.interrupted:  # there is nothing to keep yet
         raise KeyboardInterrupt
-    best = likeliest(ran.log_likelihood)
+    best = likeliest(ran.log_likelihood.tolist())
     return (None if ran.traces[best].failed else ran.mixture[best]), int(index[best])
