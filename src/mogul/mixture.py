@@ -210,7 +210,9 @@ class Mixture(Distribution):
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        change = {"device": device or self.device, "dtype": dtype or self.dtype}
+        change = {"device": torch.device(device or self.device), "dtype": dtype or self.dtype}
+        if change == {"device": self.device, "dtype": self.dtype}:
+            return self
         return Mixture(
             self.log_weights.to(**change),
             self.means.to(**change),
@@ -225,6 +227,9 @@ class Mixture(Distribution):
 
     def detach(self) -> Mixture:
         """The same mixture, cut off from the graph of gradients."""
+        parts = self.log_weights, self.means, self.covariance.factor
+        if not any(part.requires_grad for part in parts):
+            return self
         covariance = type(self.covariance)(
             self.covariance.factor.detach(), self.n_components, self.n_features
         )

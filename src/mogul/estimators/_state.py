@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "finite_or_none",
     "is_plain",
     "network_tensors",
+    "remembered_names",
     "settings_from_state",
     "settings_to_state",
     "unchanged_on_error",
@@ -33,6 +36,17 @@ def unchanged_on_error(estimator: Any) -> Iterator[None]:
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
+
+
+@cache
+def _param_names(kind: type[BaseEstimator]) -> tuple[str, ...]:
+    return tuple(BaseEstimator._get_param_names.__func__(kind))
+
+
+@classmethod
+def remembered_names(cls: type[BaseEstimator]) -> list[str]:
+    """Names of constructor arguments: to read them from a signature takes longer than few rows."""
+    return list(_param_names(cls))
 
 
 def is_plain(value: Any) -> bool:

@@ -34,7 +34,7 @@ from mogul.estimators._inputs import (
     warn_of_constant_columns,
 )
 from mogul.estimators._progress import Observers
-from mogul.estimators._state import finite_or_none, is_plain
+from mogul.estimators._state import finite_or_none, is_plain, remembered_names
 from mogul.infer.ascent import ACCELERATIONS
 from mogul.infer.criteria import information_criterion, mean_log_likelihood
 from mogul.infer.em import EMSettings, fit_em
@@ -173,6 +173,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     covariances_: np.ndarray
     precisions_: np.ndarray
     precisions_cholesky_: np.ndarray
+
+    _get_param_names = remembered_names
 
     def __init__(
         self,
@@ -375,9 +377,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._mixture_by("precisions_cholesky_")
 
     def _set_mixture(self, mixture: Mixture, dtype: np.dtype) -> None:
-        plain = mixture.detach().to(device="cpu")
+        named = mixture.detach().to(device="cpu")
         names = getattr(self, "feature_names_in_", mixture.feature_names)
-        named = Mixture(plain.log_weights, plain.means, plain.covariance, names)
+        if names is not named.feature_names:
+            named = Mixture(named.log_weights, named.means, named.covariance, names)
         covariance = named.covariance
         attributes = {  # inverses are taken before anything is rounded to float32
             "weights_": named.weights,

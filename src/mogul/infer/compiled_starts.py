@@ -63,19 +63,22 @@ def begin_each(
     rule = _many.Rule(tol, False, 0.0, math.inf)
     chances = random_state.uniform(size=(len(standardised), k, n_tries(k)))
 
-    def run(i: int) -> Begun | None:
-        start, end = (PackedMixture.empty(structure, k, d) for _ in range(2))
+    def run(own: range) -> list[Begun | None]:
         plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
-        partition = chances[i], standardised[i]
         history = np.empty(max_iter)
-        value, _, state = fit_one(
-            values, weight, plan, floor, rule, end, history, last=max_iter, partition=partition,
-            start=start,
-        )  # fmt: skip
-        return None if state == _many.LEFT else Begun(start, end, value)
+        found: list[Begun | None] = []
+        for i in own:
+            start, end = (PackedMixture.empty(structure, k, d) for _ in range(2))
+            partition = chances[i], standardised[i]
+            value, _, state = fit_one(
+                values, weight, plan, floor, rule, end, history, last=max_iter,
+                partition=partition, start=start,
+            )  # fmt: skip
+            found.append(None if state == _many.LEFT else Begun(start, end, value))
+        return found
 
-    work = rows.n_rows * k * d * (_PASSES + max_iter)
-    n_threads = at_hand() if work > _SMALL else 1
-    found = spread(run, range(len(standardised)), n_threads)
-    begun = [one for one in found if one is not None]
-    return begun if len(begun) == len(found) else None
+    n_runs = len(standardised)
+    small = rows.n_rows * k * d * (_PASSES + max_iter) < _SMALL
+    shares = [range(n_runs)] if small else [range(i, i + 1) for i in range(n_runs)]
+    begun = [one for found in spread(run, shares, at_hand()) for one in found if one is not None]
+    return begun if len(begun) == n_runs else None

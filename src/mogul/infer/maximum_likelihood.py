@@ -155,7 +155,7 @@ def fit_mixture(
     step = len(starts) if together else 1
     results: list[EMResult] = []
     for i in range(0, len(starts), step):
-        part = starts[i : i + step]
+        part = starts if step == len(starts) else starts[i : i + step]
         ran = climb(rows, part, settings, previous=previous, first=i, on_iteration=on_iteration)
         results.append(ran)
         if on_end is not None:

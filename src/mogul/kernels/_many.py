@@ -262,7 +262,7 @@ def _judge(values, i, rule):
         return RUNNING
     first = values[i - 2] - values[i - 3]
     ratio = gain / before
-    if before < first and abs(ratio - before / first) <= rule.steady:
-        if math.log(max(rule.tol, 1e-300) / left) / math.log(ratio) > rule.most:
-            return LEFT
+    linear = before < first and abs(ratio - before / first) <= rule.steady
+    if linear and math.log(max(rule.tol, 1e-300) / left) / math.log(ratio) > rule.most:
+        return LEFT
     return RUNNING
