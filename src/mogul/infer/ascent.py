@@ -15,7 +15,7 @@ from mogul.infer.stopping import Trace
 __all__ = ["ACCELERATIONS", "PAYS_AFTER", "Ascent", "Step"]
 
 ACCELERATIONS = ("auto", "squarem", "none")
-PAYS_AFTER = 6
+PAYS_AFTER = 6.0
 """Iterations still to come for which "auto" switches SQUAREM on: its first cycle costs three."""
 _REPAIRS_PER_COMPONENT = 2
 """A start whose components collapse more often than this on average is given up."""

@@ -169,7 +169,7 @@ class CompiledMap:
             return None
         weight = as_lines(self.batches.weight, self.batches.values)
         automatic = acceleration == "auto"
-        rule = _many.Rule(tol, automatic, STEADY, PAYS_AFTER if automatic else math.inf)
+        rule = _many.Rule(float(tol), automatic, STEADY, PAYS_AFTER if automatic else math.inf)
         values = np.empty(max_iter)
         done, state, value = 0, _many.RUNNING, -math.inf
         while state == _many.RUNNING and done < max_iter:
@@ -261,7 +261,7 @@ def fit_one(
     start = start or PackedMixture.empty(own.structure, 0, d)
     check_width(rows, plan)
     return _many.fit_one(
-        rows, weight, chance, standardised, own.kind, plan, width, floor, rule, done, last,
+        rows, weight, chance, standardised, own.kind, plan, width, float(floor), rule, done, last,
         own.arrays, start.arrays, values,
     )  # fmt: skip
 

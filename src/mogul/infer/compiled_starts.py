@@ -60,7 +60,7 @@ def begin_each(
     """
     k, d = n_components, rows.n_features
     values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)
-    rule = _many.Rule(tol, False, 0.0, math.inf)
+    rule = _many.Rule(float(tol), False, 0.0, math.inf)
     chances = random_state.uniform(size=(len(standardised), k, n_tries(k)))
 
     def run(own: range) -> list[Begun | None]:

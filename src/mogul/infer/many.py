@@ -123,7 +123,7 @@ def _compiled(
     lines = np.empty((0, len(rows))) if weight is None else weight.reshape(1, -1)
     longest = int(np.diff(ends).max(initial=1))
     width = 0 if kind.shared_features else padded(d)
-    rule = _many.Rule(settings.tol, True, 0.0, math.inf)
+    rule = _many.Rule(float(settings.tol), True, 0.0, math.inf)
     state = np.full(n_sets, _many.LEFT, dtype=np.int64)
 
     def fit(span: slice) -> None:
@@ -138,7 +138,7 @@ def _compiled(
             KINDS[kind],
             plan,
             width,
-            settings.floor,
+            float(settings.floor),
             rule,
             settings.max_iter,
             SHORT_ITERATIONS,

@@ -17,7 +17,7 @@ from mogul.kernels._tiles import (
     apart,
     padded_lines,
 )
-from mogul.kernels._vectors import LANES, PANEL, compiled, inner, load, splat, store
+from mogul.kernels._vectors import LANES, NO, PANEL, YES, ZERO, compiled, inner, load, splat, store
 
 __all__ = ["MOST_ITERATIONS", "TOL", "hard_sums", "kmeans", "n_tries"]
 
@@ -52,9 +52,9 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     n_rows, n_features = rows.shape
     n_panels = (n_rows + PANEL - 1) // PANEL
     lines = _empty_lines(n_panels, n_features)
-    _load_tile(rows, 0, n_rows, plan, lines)
+    _load_tile(rows, ZERO, n_rows, plan, lines)
     mass = np.empty(n_panels * PANEL)
-    _load_weight(weight, 0, 0, n_rows, mass)
+    _load_weight(weight, ZERO, ZERO, n_rows, mass)
     squares = _squares(lines, n_panels, n_features)
     centres = _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance)
     labels = np.zeros(n_rows, dtype=np.int64)
@@ -92,7 +92,7 @@ def hard_sums(rows, weight, plan, labels, sums, second):
     for start in range(0, n_rows, tile_rows):
         count = min(tile_rows, n_rows - start)
         _load_tile(rows, start, count, plan, lines)
-        _load_weight(weight, 0, start, count, row_weight)
+        _load_weight(weight, ZERO, start, count, row_weight)
         used = (count + PANEL - 1) // PANEL
         for i in range(terms.shape[0]):
             terms[i] = 0.0
@@ -100,27 +100,27 @@ def hard_sums(rows, weight, plan, labels, sums, second):
             place = i // PANEL * terms_step + labels[start + i] * PANEL
             terms[place + i % PANEL] = row_weight[i]
             total += row_weight[i]
-        accumulate(terms, n_components, terms_step, lines, linear, step, blocks, 0, used, False)
+        accumulate(terms, n_components, terms_step, lines, linear, step, blocks, ZERO, used, NO)
         for first in range(0, n_made, chunk):
             n = min(chunk, n_made - first)
             _make_features(lines, n_features, plan, first, n, used, features)
             accumulate(
                 terms, n_components, terms_step, features, n, apart(n) * PANEL,
-                blocks, n_linear + n_blocked(n_components, first), used, False,
+                blocks, n_linear + n_blocked(n_components, first), used, NO,
             )  # fmt: skip
         if side:
-            _weigh(lines, n_features, row_weight, 0, PANEL, used, heavy)
+            _weigh(lines, n_features, row_weight, ZERO, PANEL, used, heavy)
             accumulate(
                 heavy, n_features, apart(n_features) * PANEL, lines, side, step,
-                shared, 0, used, True,
+                shared, ZERO, used, YES,
             )  # fmt: skip
     flat = sums.reshape(-1)
-    unblock(blocks, 0, n_components, linear, flat, n_made, width)
+    unblock(blocks, ZERO, n_components, linear, flat, n_made, width)
     for first in range(0, n_made, chunk):
         place, n = n_linear + n_blocked(n_components, first), min(chunk, n_made - first)
         unblock(blocks, place, n_components, n, flat, first, width)
     if side:
-        unblock(shared, 0, n_features, side, second.reshape(-1), 0, side)
+        unblock(shared, ZERO, n_features, side, second.reshape(-1), ZERO, side)
     return total
 
 
@@ -192,7 +192,7 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
         for panel in range(n_panels):
             at = panel * padded_lines(n_features) * PANEL
             n = n_features + 1
-            multiply(weights, 0, lines, at, 0, n, n, terms, 0, tries, True)
+            multiply(weights, ZERO, lines, at, ZERO, n, n, terms, ZERO, tries, YES)
             for t in range(tries):
                 for i in range(PANEL):
                     j = panel * PANEL + i
@@ -224,7 +224,7 @@ def _assign(lines, squares, n_rows, n_features, centres, labels):
     distance = np.empty(n_rows)
     for panel in range(squares.shape[0] // PANEL):
         at = panel * padded_lines(n_features) * PANEL
-        multiply(weights, 0, lines, at, 0, n, n, terms, 0, n_clusters, True)
+        multiply(weights, ZERO, lines, at, ZERO, n, n, terms, ZERO, n_clusters, YES)
         for v in range(0, PANEL, LANES):
             store(found, v, _label(terms, v, n_clusters))
         first = panel * PANEL

@@ -10,7 +10,7 @@ import numpy as np
 from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, hard_sums, kmeans
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
-from mogul.kernels._vectors import PANEL, compiled, inner
+from mogul.kernels._vectors import PANEL, ZERO, compiled, inner, spliced
 
 __all__ = ["CONVERGED", "LEFT", "RUNNING", "Rule", "fit_each", "fit_one"]
 
@@ -144,7 +144,7 @@ def _all(ok):
     return fine
 
 
-@inner
+@spliced
 def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
     """The mixture of a k-means partition; False where a component of it is degenerate."""
     log_weights, means, factor = own
@@ -195,7 +195,7 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
     return _all(ok)
 
 
-@inner
+@spliced
 def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
     """EM from ``own``, in place; see :func:`fit_one`."""
     log_weights, means, factor = own
@@ -220,7 +220,7 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
         _clear(sums)
         _clear(second)
         totals[0, 0], totals[0, 1] = 0.0, 0.0
-        collect(x, 0, x.shape[0], weight, none, plan, sums, second, totals, strays)
+        collect(x, ZERO, x.shape[0], weight, none, plan, sums, second, totals, strays)
         for tile in range(n_tiles):
             if strays[tile]:
                 return -math.inf, iteration, LEFT

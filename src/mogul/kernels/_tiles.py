@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from mogul.kernels._blocks import LINES, accumulate, multiply, multiply_pairs, n_blocked, unblock
 from mogul.kernels._vectors import (
     LANES,
+    NO,
     PANEL,
+    YES,
+    ZERO,
     compiled,
     exp,
     fma,
@@ -96,7 +99,7 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
             continue
         used = (n_rows + PANEL - 1) // PANEL
         if in_one and not plan.pairs:
-            _make_features(lines, n_features, plan, 0, n_made, used, features)
+            _make_features(lines, n_features, plan, ZERO, n_made, used, features)
         for b in range(n_mixtures):
             if b == 0 or weight.shape[0] > 1:
                 _load_weight(weight, b, start, n_rows, row_weight)
@@ -117,14 +120,14 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
                 _draw(terms, n_components, chance[b], start, n_rows, row_weight)
             own = b * n_own
             accumulate(
-                terms, n_components, terms_step, lines, linear, step, blocks, own, used, False
+                terms, n_components, terms_step, lines, linear, step, blocks, own, used, NO
             )
             if plan.pairs:
                 for k in range(n_components):
                     _weigh(lines, n_features, terms, k * PANEL, terms_step, used, heavy)
                     accumulate(
                         heavy, n_features, apart(n_features) * PANEL, lines, side, step,
-                        blocks, own + n_linear + k * n_square, used, True,
+                        blocks, own + n_linear + k * n_square, used, YES,
                     )  # fmt: skip
             else:
                 for first in range(0, n_made, chunk):
@@ -133,13 +136,13 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
                         _make_features(lines, n_features, plan, first, count, used, features)
                     accumulate(
                         terms, n_components, terms_step, features, count, apart(count) * PANEL,
-                        blocks, own + n_linear + n_blocked(n_components, first), used, False,
+                        blocks, own + n_linear + n_blocked(n_components, first), used, NO,
                     )  # fmt: skip
             if whiten and (b == 0 or weight.shape[0] > 1):
-                _weigh(lines, n_features, row_weight, 0, PANEL, used, heavy)
+                _weigh(lines, n_features, row_weight, ZERO, PANEL, used, heavy)
                 accumulate(
                     heavy, n_features, apart(n_features) * PANEL, lines, side, step,
-                    shared, b * n_square, used, True,
+                    shared, b * n_square, used, YES,
                 )  # fmt: skip
     flat, flat_second = sums.reshape(-1), second.reshape(-1)
     for b in range(n_mixtures):
@@ -161,7 +164,7 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
         for k in range(n_components):
             for i in range(n_features * side):
                 square[i] = 0.0
-            unblock(blocks, own + k * n_square, n_features, side, square, 0, side)
+            unblock(blocks, own + k * n_square, n_features, side, square, ZERO, side)
             place = at + k * width
             for i in range(n_features):
                 for j in range(i + 1):
@@ -191,7 +194,7 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
             continue
         used = (n_rows + PANEL - 1) // PANEL
         if in_one and not plan.pairs:
-            _make_features(lines, n_features, plan, 0, n_made, used, features)
+            _make_features(lines, n_features, plan, ZERO, n_made, used, features)
         for b in range(n_mixtures):
             _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
             for at in range(0, n_rows, LANES):
@@ -330,8 +333,8 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
         for panel in range(n_panels):
             w = b * n_features * n_features
             multiply(
-                plan.whitening, w, lines, panel * step, 0, n_features, n_features,
-                white, 0, n_features, True,
+                plan.whitening, w, lines, panel * step, ZERO, n_features, n_features,
+                white, ZERO, n_features, YES,
             )  # fmt: skip
             for v in range(0, PANEL, LANES):
                 squares = splat(0.0)

@@ -13,6 +13,7 @@ import operator
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -23,9 +24,12 @@ from numba.extending import overload
 
 __all__ = [
     "LANES",
+    "NO",
     "PANEL",
     "REGISTERS",
     "VECTORS",
+    "YES",
+    "ZERO",
     "compiled",
     "dense",
     "exp",
@@ -38,6 +42,7 @@ __all__ = [
     "magnitude",
     "maximum",
     "splat",
+    "spliced",
     "store",
     "total",
     "unless_below",
@@ -52,6 +57,9 @@ VECTORS = 4 if _WIDE else 2
 """Vectors in a line of a panel."""
 PANEL = LANES * VECTORS
 """Rows that are computed side by side."""
+
+ZERO, NO, YES = np.int64(0), np.bool_(False), np.bool_(True)
+"""As arguments: a literal has a type of its own, and a function is compiled anew for it."""
 
 _FLAGS: dict[str, Any] = {
     "cache": True,  # compiled once on a machine, not once a process
@@ -70,6 +78,11 @@ def compiled(function: Any) -> Any:
 def inner(function: Any) -> Any:
     """A function that only compiled ones call: quicker to compile."""
     return njit(**_INNER)(function)
+
+
+def spliced(function: Any) -> Any:
+    """An inner function that is a part of its one caller: not compiled by itself at all."""
+    return njit(inline="always", **_INNER)(function)
 
 
 def dense(function: Any) -> Any:
