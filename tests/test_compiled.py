@@ -13,17 +13,17 @@ from sklearn.cluster import KMeans
 
 import mogul.kernels
 from laws.cases import CASES, draw, draw_one, tensor
-from mogul import GaussianMixture, fit_many
+from mogul import GaussianMixture, Mixture, fit_many
 from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.errors import InputError, InputTypeError, RepairWarning, UnknownNameError
-from mogul.infer.em import m_step
+from mogul.infer.em import EMSettings, fit_em, m_step
 from mogul.infer.squarem import MixtureChart
 from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 
 numba = pytest.importorskip("numba")
 
-from mogul.infer.compiled_em import PackedChart, PackedMixture  # noqa: E402
+from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture  # noqa: E402
 from mogul.infer.compiled_starts import begin_each  # noqa: E402
 from mogul.kernels import _kmeans  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
@@ -297,7 +297,7 @@ def test_the_m_step_is_that_of_torch(name, d):
         sums.products[0],
         sums.second[0],
         float(sums.totals[0, 0]),
-        kernel.plan.centre,
+        kernel.plan.centre[None],
         packed.means,
         1e-6,
         found.log_weights,
@@ -311,6 +311,61 @@ def test_the_m_step_is_that_of_torch(name, d):
     for part in ("weights", "means", "covariances"):
         got, want = getattr(found.unpacked(), part), getattr(expected, part)
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
+
+
+def far_case(name, d, n, gap, seed=11):
+    """A mixture of four components ``gap`` apart, rows of it, and weights."""
+    rng = np.random.default_rng(seed)
+    near, _ = draw_one(name, seed, 4, d)
+    means = near.means.numpy() + gap * np.arange(4)[:, None]
+    mixture = Mixture.from_parameters(near.weights, means, near.covariances, name)
+    labels = rng.integers(0, 4, n)
+    root = np.linalg.cholesky(mixture.covariance.dense().numpy())
+    x = means[labels] + np.einsum("nij,nj->ni", root[labels], rng.normal(size=(n, d)))
+    return mixture, x, labels, rng.uniform(0.1, 3, n)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("d", "n"), [(1, 7), (3, 500), (8, 1000), (13, 2500)])
+@pytest.mark.parametrize("gap", [1.0, 1e8])
+@names
+def test_statistics_about_own_means_are_the_references(name, d, n, gap, weighted):
+    mixture, x, _, weight = far_case(name, d, n, gap)
+    rows = Rows(tensor(x), tensor(weight) if weighted else None)
+    for threads in (1, 2):
+        maps = CompiledMap(rows, mixture, 1e-6, threads)
+        maps.expanded = False
+        (step,) = maps([PackedMixture.of(mixture)])
+        stats = e_step(rows.values, mixture, rows.weight, kernel="reference")
+        expected, ok = m_step(stats, structure(name), 1e-6)
+        np.testing.assert_allclose(step.value, float(stats.mean_log_likelihood()), rtol=1e-11)
+        assert list(step.collapsed) == (~ok).nonzero().flatten().tolist()
+        if ok.all():
+            found = step.mapped.unpacked()
+            for part in ("weights", "means", "covariances"):
+                got, want = getattr(found, part), getattr(expected, part)
+                np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10, err_msg=part)
+
+
+@names
+def test_clusters_far_apart_are_fitted_as_by_the_reference(name, monkeypatch):
+    """In one compiled call, and from a partition; nothing is left to slower code."""
+    mixture, x, labels, weight = far_case(name, 3, 400, 1e9)
+    rows, start = Rows(tensor(x), tensor(weight)), mixture.expand((1,))
+    settings = EMSettings(1e-9, 50, 1e-6)
+    quick = fit_em(rows, start, settings)
+    (begun,) = begin_each(rows, 4, structure(name), 1e-6, [False], RandomState(0), max_iter=3)
+    share = np.eye(4)[labels] * weight[:, None]
+    means = share.T @ x / share.sum(0)[:, None]
+    order = begun.start.means[:, 0].argsort()
+    np.testing.assert_allclose(begun.start.means[order], means, rtol=1e-15)
+    monkeypatch.setattr(mogul.kernels, "_find_compiler", lambda: False)
+    slow = fit_em(rows, start, settings)
+    assert quick.traces[0].n_iter == slow.traces[0].n_iter
+    np.testing.assert_allclose(quick.log_likelihood, slow.log_likelihood, rtol=1e-11)
+    np.testing.assert_allclose(quick.mixture.covariances, slow.mixture.covariances, rtol=1e-8)
+    ends = begun.end.unpacked().select(order).covariances
+    np.testing.assert_allclose(ends, slow.mixture.covariances[0], rtol=1e-6)
 
 
 @names

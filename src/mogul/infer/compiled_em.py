@@ -7,10 +7,9 @@ the rows themselves cost when there are fewer than some ten thousand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mogul._threads import spread
 from mogul.covariances import (
     Covariance,
     DiagCovariance,
@@ -29,24 +29,24 @@ from mogul.data.rows import Rows
 from mogul.infer.ascent import PAYS_AFTER, Step
 from mogul.infer.repair import split_into
 from mogul.infer.stopping import STEADY, Trace
-from mogul.kernels import _many, _tiles, e_step
+from mogul.kernels import _many, _tiles
 from mogul.kernels import _parameters as code
+from mogul.kernels._local import collect_local
 from mogul.kernels.compiled import (
     Sums,
     as_array,
     as_lines,
     check_width,
     collect_sums,
+    cut,
     empty_plan,
     fits_one_core,
 )
 from mogul.mixture import Mixture
-from mogul.stats import Stats
 
 __all__ = ["KINDS", "CompiledMap", "PackedChart", "PackedMixture", "fit_one", "mended"]
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]]
-MStep: TypeAlias = Callable[[Stats], tuple[Mixture, Tensor]]
 
 KINDS: dict[type[Covariance], int] = {
     FullCovariance: code.FULL,
@@ -119,8 +119,8 @@ class PackedMixture:
 class CompiledMap:
     """One pass over the rows for each of some mixtures: its log-likelihood, and EM's next mixture.
 
-    Where rows or components are so far apart that the expanded form would cancel, ``m_step`` of the
-    statistics of :func:`~mogul.kernels.e_step` takes its place.
+    Where rows or components are so far apart that the expanded form would cancel, statistics about
+    each component's own mean take its place.
 
     Parameters
     ----------
@@ -130,19 +130,15 @@ class CompiledMap:
         Of the structure and size of all mixtures to come.
     floor : float
         Added to every variance.
-    m_step : callable (Stats) → (Mixture, ok)
     n_threads : int
     """
 
-    def __init__(
-        self, batches: Batches, like: Mixture, floor: float, m_step: MStep, n_threads: int
-    ):
-        self.batches, self.floor, self.m_step = batches, floor, m_step
-        self.n_threads = n_threads
+    def __init__(self, batches: Batches, like: Mixture, floor: float, n_threads: int):
+        self.batches, self.floor, self.n_threads = batches, float(floor), n_threads
         n_rows = batches.n_rows if isinstance(batches, Rows) else None
         shape = like.n_components, like.n_features
         self.plan = empty_plan(type(like.covariance), *shape, n_rows=n_rows)
-        self.compiled = True
+        self.expanded = True
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
         return [self._step(point) for point in points]
@@ -186,40 +182,23 @@ class CompiledMap:
         return value
 
     def _step(self, point: PackedMixture) -> Step[PackedMixture]:
-        step = self._compiled_step(point) if self.compiled else None
+        step = self._expanded_step(point) if self.expanded else None
         if step is None:
-            self.compiled = False  # what is far away stays there
-            step = self._plain_step(point)
+            self.expanded = False  # what is far away stays there
+            step = self._local_step(point)
         return step
 
-    def _compiled_step(self, point: PackedMixture) -> Step[PackedMixture] | None:
+    def _expanded_step(self, point: PackedMixture) -> Step[PackedMixture] | None:
         plan = self.plan
-        arrays = point.log_weights, point.means, point.factor
         plans = plan.centre, plan.sharpest, plan.weights, plan.whitening
-        farthest = code.prepare(point.kind, *arrays, len(plan.left), *plans)
+        farthest = code.prepare(point.kind, *point.arrays, len(plan.left), *plans)
         if not farthest < plan.limit:
             return None
         sums = self._sums()
         if sums is None:
             return None
-        row_weight, log_likelihood = sums.totals[0].tolist()
-        mapped, ok = point.blank(), np.empty(point.n_components, dtype=np.bool_)
-        code.maximise(
-            point.kind,
-            len(plan.left),
-            sums.products[0],
-            sums.second[0],
-            row_weight,
-            plan.centre,
-            point.means,
-            self.floor,
-            mapped.log_weights,
-            mapped.means,
-            mapped.factor,
-            ok,
-        )
-        bad = () if ok.all() else np.flatnonzero(~ok).tolist()
-        return Step(log_likelihood / row_weight, mapped, bad)
+        origin = plan.centre[None]
+        return self._maximised(point, sums.products[0], sums.second[0], sums.totals[0], origin)
 
     def _sums(self) -> Sums | None:
         """Of all batches; None where a row is too far away for the expanded form."""
@@ -232,12 +211,50 @@ class CompiledMap:
             found = new if found is None else found.plus(new)
         return found
 
-    def _plain_step(self, point: PackedMixture) -> Step[PackedMixture]:
-        mixture = point.unpacked()
-        stats = reduce(add, (e_step(rows, mixture, weight) for rows, weight in self.batches))
-        mapped, ok = self.m_step(stats)
-        bad = (~ok).nonzero().flatten().tolist()
-        return Step(float(stats.mean_log_likelihood()), PackedMixture.of(mapped), bad)
+    def _local_step(self, point: PackedMixture) -> Step[PackedMixture]:
+        sums = self.plan.n_components, self.plan.n_sums
+        shapes = [sums, (point.means.shape[1], _width(point)), (2,)]
+        known = np.empty(0, dtype=np.int64)
+
+        def collect(rows: NDArray, weight: NDArray[np.float64], span: slice) -> list[NDArray]:
+            own = [np.zeros(shape) for shape in shapes]
+            span_of = span.start, span.stop, weight, known, point.kind, self.plan
+            collect_local(rows, *span_of, *point.arrays, *own)
+            return own
+
+        total = [np.zeros(shape) for shape in shapes]
+        for values, weight in self.batches:
+            rows = as_array(values)
+            check_width(rows, self.plan)
+            run = partial(collect, rows, as_lines(weight, values))
+            spans = cut(len(rows), math.prod(sums), self.plan, self.n_threads)
+            for found in spread(run, spans, self.n_threads):
+                total = [a + b for a, b in zip(total, found, strict=True)]
+        products, second, totals = total
+        return self._maximised(point, products, second, totals, point.means)
+
+    def _maximised(
+        self,
+        point: PackedMixture,
+        products: NDArray[np.float64],
+        second: NDArray[np.float64],
+        totals: NDArray[np.float64],
+        origin: NDArray[np.float64],
+    ) -> Step[PackedMixture]:
+        row_weight, log_likelihood = totals.tolist()
+        mapped, ok = point.blank(), np.empty(point.n_components, dtype=np.bool_)
+        n_made = len(self.plan.left)
+        code.maximise(
+            point.kind, n_made, products, second, row_weight, origin, point.means, self.floor,
+            *mapped.arrays, ok,
+        )  # fmt: skip
+        bad = () if ok.all() else np.flatnonzero(~ok).tolist()
+        return Step(log_likelihood / row_weight, mapped, bad)
+
+
+def _width(point: PackedMixture) -> int:
+    """Of the second moments of all components together."""
+    return _tiles.padded(point.means.shape[1]) if point.kind == code.TIED else 0
 
 
 def fit_one(
@@ -255,14 +272,12 @@ def fit_one(
     start: PackedMixture | None = None,
 ) -> tuple[float, int, int]:
     """See :func:`mogul.kernels._many.fit_one`; ``partition`` holds draws for k-means and a flag."""
-    d = own.means.shape[1]
-    width = _tiles.padded(d) if own.kind == code.TIED else 0
     chance, standardised = partition or (np.empty((0, 0)), False)
-    start = start or PackedMixture.empty(own.structure, 0, d)
+    start = start or PackedMixture.empty(own.structure, 0, own.means.shape[1])
     check_width(rows, plan)
     return _many.fit_one(
-        rows, weight, chance, standardised, own.kind, plan, width, float(floor), rule, done, last,
-        own.arrays, start.arrays, values,
+        rows, weight, chance, standardised, own.kind, plan, _width(own), float(floor), rule,
+        done, last, own.arrays, start.arrays, values,
     )  # fmt: skip
 
 

@@ -55,8 +55,7 @@ def begin_each(
 ) -> list[Begun] | None:
     """A run of k-means for each item of ``standardised``, and up to ``max_iter`` iterations of EM.
 
-    None where a component needs a repair, or the clusters are so far apart that their moments about
-    a common centre cancel.
+    None where a component needs a repair.
     """
     k, d = n_components, rows.n_features
     values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)

@@ -194,7 +194,7 @@ def fit_em(
         if compiles(start.means.device, kind, settings):
             from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
 
-            compiled = CompiledMap(batches, start, settings.floor, maximise, n_threads)
+            compiled = CompiledMap(batches, start, settings.floor, n_threads)
             packed = [PackedMixture.of(point) for point in points]
             ends: list[float | None] = [None] * len(packed)
             if on_iteration is None and previous == -torch.inf:

@@ -59,8 +59,8 @@ def fit_each(
     """Fit a mixture to each data set, the rows from one of ``ends`` to the next.
 
     Compiled where Numba is installed: k-means partitions, a few iterations from each, and plain EM
-    from the best. What that cannot do — a component to repair, clusters too far apart for the
-    expanded form — and everything where Numba is not installed is done by ``fit_mixture``.
+    from the best. Where a component needs a repair, and everywhere without Numba, ``fit_mixture``
+    takes its place.
     """
     n_sets, n_features = len(ends) - 1, rows.shape[1]
     kind = structure(covariance_type)

@@ -6,20 +6,17 @@ import math
 
 import numpy as np
 
-from mogul.kernels._blocks import BLOCK, accumulate, multiply, n_blocked, unblock
+from mogul.kernels._blocks import BLOCK, multiply
 from mogul.kernels._tiles import (
     _empty_lines,
     _label,
     _load_tile,
     _load_weight,
-    _make_features,
-    _weigh,
-    apart,
     padded_lines,
 )
-from mogul.kernels._vectors import LANES, NO, PANEL, YES, ZERO, compiled, inner, load, splat, store
+from mogul.kernels._vectors import LANES, PANEL, YES, ZERO, compiled, inner, load, splat, store
 
-__all__ = ["MOST_ITERATIONS", "TOL", "hard_sums", "kmeans", "n_tries"]
+__all__ = ["MOST_ITERATIONS", "TOL", "kmeans", "n_tries"]
 
 MOST_ITERATIONS = 100
 TOL = 1e-4
@@ -65,63 +62,6 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
             break
     _assign(lines, squares, n_rows, n_features, centres, labels)
     return labels
-
-
-@compiled
-def hard_sums(rows, weight, plan, labels, sums, second):
-    """Sums about the plan's centre where each row is of one component; as of `collect`.
-
-    ``sums`` (K, P + D + 1 or more), ``second`` (D, 0 or D or more). Returns the total weight.
-    """
-    n_rows, n_features = rows.shape
-    n_components, n_made = plan.n_components, plan.left.shape[0]
-    n_panels, chunk, width = plan.tile_panels, plan.chunk, sums.shape[1]
-    tile_rows, step = n_panels * PANEL, padded_lines(n_features) * PANEL
-    lines = _empty_lines(n_panels, n_features)
-    features = np.empty(n_panels * apart(chunk) * PANEL)
-    terms_step = apart(n_components) * PANEL
-    terms = np.empty(n_panels * terms_step)
-    row_weight = np.empty(tile_rows)
-    side = second.shape[1]
-    heavy = np.empty(n_panels * apart(n_features) * PANEL if side else 0)
-    linear = width - n_made
-    n_linear = n_blocked(n_components, linear)
-    blocks = np.zeros(n_linear + n_blocked(n_components, n_made) + LANES)
-    shared = np.zeros(n_blocked(n_features, side))
-    total = 0.0
-    for start in range(0, n_rows, tile_rows):
-        count = min(tile_rows, n_rows - start)
-        _load_tile(rows, start, count, plan, lines)
-        _load_weight(weight, ZERO, start, count, row_weight)
-        used = (count + PANEL - 1) // PANEL
-        for i in range(terms.shape[0]):
-            terms[i] = 0.0
-        for i in range(count):
-            place = i // PANEL * terms_step + labels[start + i] * PANEL
-            terms[place + i % PANEL] = row_weight[i]
-            total += row_weight[i]
-        accumulate(terms, n_components, terms_step, lines, linear, step, blocks, ZERO, used, NO)
-        for first in range(0, n_made, chunk):
-            n = min(chunk, n_made - first)
-            _make_features(lines, n_features, plan, first, n, used, features)
-            accumulate(
-                terms, n_components, terms_step, features, n, apart(n) * PANEL,
-                blocks, n_linear + n_blocked(n_components, first), used, NO,
-            )  # fmt: skip
-        if side:
-            _weigh(lines, n_features, row_weight, ZERO, PANEL, used, heavy)
-            accumulate(
-                heavy, n_features, apart(n_features) * PANEL, lines, side, step,
-                shared, ZERO, used, YES,
-            )  # fmt: skip
-    flat = sums.reshape(-1)
-    unblock(blocks, ZERO, n_components, linear, flat, n_made, width)
-    for first in range(0, n_made, chunk):
-        place, n = n_linear + n_blocked(n_components, first), min(chunk, n_made - first)
-        unblock(blocks, place, n_components, n, flat, first, width)
-    if side:
-        unblock(shared, ZERO, n_features, side, second.reshape(-1), ZERO, side)
-    return total
 
 
 @inner

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, hard_sums, kmeans
+from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, kmeans
+from mogul.kernels._local import collect_local
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
 from mogul.kernels._vectors import PANEL, ZERO, compiled, inner, spliced
@@ -83,8 +84,8 @@ def fit_each(
     """Fit data sets ``first`` to ``last``, each the rows from one of ``ends`` to the next.
 
     Each starts from ``chance.shape[1]`` runs of k-means, every other one on standardised columns;
-    the one that ``short`` iterations of EM bring furthest goes on. A fit that needs a repair or is
-    of clusters too far apart for the expanded form is LEFT.
+    the one that ``short`` iterations of EM bring furthest goes on. A fit that needs a repair is
+    LEFT.
     """
     k, d = means.shape[1:]
     best = np.empty(k), np.empty((k, d)), np.empty(factor.shape[1:])
@@ -93,7 +94,7 @@ def fit_each(
     n_starts = chance.shape[1]
     for m in range(first, last):
         x = rows[ends[m] : ends[m + 1]]
-        w = weight[:, ends[m] : ends[m + 1]]
+        w = np.ascontiguousarray(weight[:, ends[m] : ends[m + 1]])  # of the type compiled for
         own = log_weights[m], means[m], factor[m]
         best_value, worst_value = -math.inf, math.inf
         for s in range(n_starts + 1):  # the last of them goes on from the best
@@ -105,7 +106,7 @@ def fit_each(
                 _copy(best, own)
             found, n, how = fit_one(
                 x, w, chance[m, 0, :0] if final else chance[m, s], s % 2 == 1, kind, plan, width,
-                floor, rule, 0, max_iter if final else short, own, nothing, values,
+                floor, rule, ZERO, max_iter if final else short, own, nothing, values,
             )  # fmt: skip
             if final:
                 value[m], n_iter[m], state[m] = found, n, how
@@ -180,17 +181,27 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
     else:
         tol = TOL * variance
         labels = kmeans(x, weight, plan, k, chance, MOST_ITERATIONS, tol)
+    count = np.zeros(k)
+    middle = np.zeros((k, d))
+    for i in range(n_rows):
+        mass = weight[0, i] if weight.shape[0] else 1.0
+        count[labels[i]] += mass
+        for j in range(d):
+            middle[labels[i], j] += mass * x[i, j]
+    for c in range(k):
+        for j in range(d):
+            middle[c, j] = middle[c, j] / count[c] if count[c] > 0.0 else mean[j]
     n_made = plan.left.shape[0]
     sums = np.zeros((k, n_made + _padded(d + 1)))
     second = np.zeros((d, width))
+    totals = np.zeros(2)
     ok = np.empty(k, dtype=np.bool_)
-    old = np.empty((k, d))
-    for c in range(k):
-        for j in range(d):
-            old[c, j] = mean[j]
-    mass = hard_sums(x, weight, plan, labels, sums, second)
+    collect_local(
+        x, ZERO, n_rows, weight, labels, kind, plan, log_weights, middle, factor,
+        sums, second, totals,
+    )  # fmt: skip
     maximise(
-        kind, n_made, sums, second, mass, plan.centre, old, floor, log_weights, means, factor, ok
+        kind, n_made, sums, second, totals[0], middle, middle, floor, log_weights, means, factor, ok
     )
     return _all(ok)
 
@@ -210,26 +221,38 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
     new = np.empty(k), np.empty((k, d)), np.empty(factor.shape)
     none = np.empty((0, x.shape[0]))
     state = RUNNING
+    unknown = np.empty(0, dtype=np.int64)
+    far = False
     for iteration in range(done, last + 1):
-        farthest = prepare(
-            kind, log_weights, means, factor, n_made,
-            plan.centre, plan.sharpest, plan.weights, plan.whitening,
-        )  # fmt: skip
-        if not farthest < plan.limit:
-            return -math.inf, iteration, LEFT
         _clear(sums)
         _clear(second)
         totals[0, 0], totals[0, 1] = 0.0, 0.0
-        collect(x, ZERO, x.shape[0], weight, none, plan, sums, second, totals, strays)
-        for tile in range(n_tiles):
-            if strays[tile]:
-                return -math.inf, iteration, LEFT
+        if not far:
+            farthest = prepare(
+                kind, log_weights, means, factor, n_made,
+                plan.centre, plan.sharpest, plan.weights, plan.whitening,
+            )  # fmt: skip
+            far = not farthest < plan.limit
+        if not far:
+            collect(x, ZERO, x.shape[0], weight, none, plan, sums, second, totals, strays)
+            for tile in range(n_tiles):
+                far |= strays[tile]
+            if far:
+                _clear(sums)
+                _clear(second)
+                totals[0, 0], totals[0, 1] = 0.0, 0.0
+        if far:  # what is far away stays there
+            collect_local(
+                x, ZERO, x.shape[0], weight, unknown, kind, plan, log_weights, means, factor,
+                sums[0], second[0], totals[0],
+            )  # fmt: skip
         value = totals[0, 1] / totals[0, 0]
         if state == CONVERGED or iteration == last:
             return value, iteration, state
         values[iteration] = value
         maximise(
-            kind, n_made, sums[0], second[0], totals[0, 0], plan.centre, means, floor,
+            kind, n_made, sums[0], second[0], totals[0, 0],
+            means if far else plan.centre.reshape(1, d), means, floor,
             new[0], new[1], new[2], ok,
         )  # fmt: skip
         if not _all(ok):

@@ -212,7 +212,7 @@ def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights,
 def maximise(
     kind, n_made, sums, second, row_weight, centre, old_means, floor, log_weights, means, factor, ok
 ):
-    """The M-step from sums about ``centre``; see :func:`mogul.infer.em.m_step`.
+    """The M-step from sums about ``centre``, (1 or K, D); see :func:`mogul.infer.em.m_step`.
 
     ``sums`` (K, P + D + 1 or more) are as `collect` leaves them, with P = ``n_made``; ``second``
     (D, D or more) is that of tied covariances.
@@ -236,7 +236,7 @@ def maximise(
         for d in range(n_features):
             if ok[k]:
                 gap[d] = sums[k, n_made + d] / count
-                means[k, d] = centre[d] + gap[d]
+                means[k, d] = centre[min(k, centre.shape[0] - 1), d] + gap[d]
             else:
                 gap[d] = 0.0
                 means[k, d] = old_means[k, d]

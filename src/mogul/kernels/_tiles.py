@@ -104,24 +104,14 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
             if b == 0 or weight.shape[0] > 1:
                 _load_weight(weight, b, start, n_rows, row_weight)
             _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
-            likelihood = splat(0.0)
-            heaviness = splat(0.0)
-            for at in range(0, used * PANEL, LANES):
-                w = load(row_weight, at)
-                place = at // PANEL * terms_step + at % PANEL
-                peak, mass = _normalise(terms, place, n_components)
-                likelihood = fma(w, peak + log(mass), likelihood)
-                heaviness = heaviness + w
-                if chance.shape[0] == 0:
-                    _scale(terms, place, n_components, w / mass)
-            totals[b, 0] += total(heaviness)
-            totals[b, 1] += total(likelihood)
+            scaled = chance.shape[0] == 0
+            mass, likelihood = _share_out(terms, terms_step, n_components, used, row_weight, scaled)
+            totals[b, 0] += mass
+            totals[b, 1] += likelihood
             if chance.shape[0]:
                 _draw(terms, n_components, chance[b], start, n_rows, row_weight)
             own = b * n_own
-            accumulate(
-                terms, n_components, terms_step, lines, linear, step, blocks, own, used, NO
-            )
+            accumulate(terms, n_components, terms_step, lines, linear, step, blocks, own, used, NO)
             if plan.pairs:
                 for k in range(n_components):
                     _weigh(lines, n_features, terms, k * PANEL, terms_step, used, heavy)
@@ -256,14 +246,10 @@ def _empty_lines(n_panels, n_features):
 
 
 @inner
-def _load_tile(rows, start, n_rows, plan, lines):
-    """Centred columns of a tile; False where the expanded form would cancel, or a value is NaN.
-
-    Rows beyond the last are at the centre.
-    """
+def _load_lines(rows, start, n_rows, filling, lines):
+    """Columns of a tile; rows beyond the last are at ``filling``."""
     n_features = rows.shape[1]
     n_lines = padded_lines(n_features)
-    far = splat(0.0)
     for panel in range((n_rows + PANEL - 1) // PANEL):
         first = start + panel * PANEL
         count = min(PANEL, start + n_rows - first)
@@ -277,9 +263,21 @@ def _load_tile(rows, start, n_rows, plan, lines):
             for i in range(count):
                 lines[line + i] = rows[first + i, d]
             for i in range(count, PANEL):
-                lines[line + i] = plan.centre[d]
+                lines[line + i] = filling[d]
+
+
+@inner
+def _load_tile(rows, start, n_rows, plan, lines):
+    """Centred columns of a tile; False where the expanded form would cancel, or a value is NaN.
+
+    Rows beyond the last are at the centre.
+    """
+    n_features = rows.shape[1]
+    _load_lines(rows, start, n_rows, plan.centre, lines)
+    far = splat(0.0)
+    for panel in range((n_rows + PANEL - 1) // PANEL):
         for v in range(0, PANEL, LANES):
-            at = base + v
+            at = panel * padded_lines(n_features) * PANEL + v
             bound = splat(0.0)
             for d in range(n_features):
                 x = load(lines, at + d * PANEL) - splat(plan.centre[d])
@@ -381,6 +379,25 @@ def _normalise(terms, place, n_components):
         store(terms, place + k * PANEL, share)
         mass = mass + share
     return peak, mass
+
+
+@inner
+def _share_out(terms, terms_step, n_components, n_panels, row_weight, scaled):
+    """From a tile's terms to responsibilities times weights; total weight and log-likelihood.
+
+    To the exponentials of terms above the largest unless ``scaled``.
+    """
+    likelihood = splat(0.0)
+    heaviness = splat(0.0)
+    for at in range(0, n_panels * PANEL, LANES):
+        w = load(row_weight, at)
+        place = at // PANEL * terms_step + at % PANEL
+        peak, mass = _normalise(terms, place, n_components)
+        likelihood = fma(w, peak + log(mass), likelihood)
+        heaviness = heaviness + w
+        if scaled:
+            _scale(terms, place, n_components, w / mass)
+    return total(heaviness), total(likelihood)
 
 
 @inner

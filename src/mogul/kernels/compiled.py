@@ -25,7 +25,17 @@ from mogul.kernels.expansion import Expansion, expansion_limit
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["CompiledKernel", "Sums", "as_array", "as_lines", "collect_sums", "empty_plan"]
+__all__ = [
+    "CompiledKernel",
+    "Sums",
+    "as_array",
+    "as_lines",
+    "check_width",
+    "collect_sums",
+    "cut",
+    "empty_plan",
+    "fits_one_core",
+]
 
 
 def _announce() -> None:
@@ -133,7 +143,7 @@ class CompiledKernel(Expansion):
             _tiles.score(values, span.start, span.stop, self.plan, question, array, strays)
             return strays
 
-        spans = _spans(n_rows, 0, self.plan, torch.get_num_threads())
+        spans = cut(n_rows, 0, self.plan, torch.get_num_threads())
         strays = spread(fill, spans)
         answer = answer.reshape(*shape, n_rows, width)
         if what != "responsibilities":
@@ -213,7 +223,7 @@ def collect_sums(
         _tiles.collect(values, span.start, span.stop, weight, chance, plan, *own, strays)
         return flat, strays
 
-    spans = _spans(len(values), sum(sizes), plan, n_threads)
+    spans = cut(len(values), sum(sizes), plan, n_threads)
     found = spread(sums, spans, n_threads)
     products, second, totals = parts(reduce(np.add, [flat for flat, _ in found]))
     if width and len(weight) < 2:
@@ -235,7 +245,7 @@ def _no_strays(span: slice, tile_rows: int) -> NDArray[np.bool_]:
     return np.zeros(-(-(span.stop - span.start) // tile_rows), dtype=np.bool_)
 
 
-def _spans(n_rows: int, n_sums: int, plan: _tiles.Plan, n_threads: int) -> list[slice]:
+def cut(n_rows: int, n_sums: int, plan: _tiles.Plan, n_threads: int) -> list[slice]:
     """Stretches of rows for threads to take, whole tiles but for the last.
 
     More of them than threads, since a core may be slower than another; one where there is little to
@@ -263,7 +273,7 @@ def _stray_rows(spans: list[slice], strays: list[NDArray[np.bool_]], tile_rows: 
 def fits_one_core(n_rows: int, plan: _tiles.Plan, n_threads: int) -> bool:
     """Whether there is too little to do in a pass over so many rows to cut it up."""
     n_sums = plan.n_components * plan.n_sums
-    return len(_spans(n_rows, n_sums, plan, n_threads)) == 1
+    return len(cut(n_rows, n_sums, plan, n_threads)) == 1
 
 
 def empty_plan(

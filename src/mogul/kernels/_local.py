@@ -1,0 +1,242 @@
+"""The E-step about each component's own mean, compiled: nothing cancels, however far all are.
+
+For mixtures whose expanded form would cancel, and for rows whose components are known. One mixture
+at a time; with few features or diagonal covariances not much slower than :mod:`._tiles`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mogul.kernels._blocks import BLOCK, accumulate, multiply, n_blocked, unblock
+from mogul.kernels._parameters import DIAG, FULL, SPHERICAL, TIED, _invert
+from mogul.kernels._tiles import (
+    _empty_lines,
+    _load_lines,
+    _load_weight,
+    _padded,
+    _share_out,
+    apart,
+    padded_lines,
+)
+from mogul.kernels._vectors import (
+    LANES,
+    PANEL,
+    YES,
+    ZERO,
+    compiled,
+    fma,
+    inner,
+    load,
+    splat,
+    store,
+    total,
+)
+
+__all__ = ["collect_local"]
+
+
+@compiled
+def collect_local(
+    rows, first_row, last_row, weight, labels, kind, plan, log_weights, means, factor,
+    sums, second, totals,
+):  # fmt: skip
+    """Add statistics of some rows about the ``means``, laid out as those of `collect`.
+
+    Parameters
+    ----------
+    rows : (N, D)
+    weight : (0 or 1, N)
+    labels : (0 or N,)
+        Components of the rows where they are known; then ``log_weights`` and ``factor`` do not
+        matter, nor is the log-likelihood found.
+    kind : int
+    plan : Plan
+        Of which only sizes count.
+    log_weights, means, factor
+        As of :func:`~mogul.kernels._parameters.prepare`.
+    sums : (K, P + D + 1 or more)
+    second : (D, 0 or D or more)
+    totals : (2,)
+    """
+    n_components, n_features = means.shape
+    matrices = kind in (FULL, TIED)
+    tile_rows = plan.tile_panels * PANEL
+    lines = _empty_lines(plan.tile_panels, n_features)
+    step, terms_step = padded_lines(n_features) * PANEL, apart(n_components) * PANEL
+    terms = np.empty(plan.tile_panels * terms_step)
+    row_weight = np.empty(tile_rows)
+    side = _padded(n_features + 1)
+    near_step = apart(side) * PANEL
+    near = np.zeros(plan.tile_panels * near_step if matrices else 0)
+    heavy = np.empty(plan.tile_panels * near_step if matrices else 0)
+    n_square = n_blocked(n_features + 1, side)
+    blocks = np.zeros(n_components * n_square + LANES if matrices else 0)
+    white = np.empty(n_features * PANEL)
+    scales = np.empty(means.shape)
+    constants = np.empty(n_components)
+    inverses = np.empty((factor.shape[0], n_features * n_features if matrices else 0))
+    if labels.shape[0] == 0:
+        _sharpen(kind, log_weights, factor, scales, inverses, constants)
+    for start in range(first_row, last_row, tile_rows):
+        n_rows = min(tile_rows, last_row - start)
+        _load_lines(rows, start, n_rows, means[0], lines)
+        _load_weight(weight, ZERO, start, n_rows, row_weight)
+        used = (n_rows + PANEL - 1) // PANEL
+        if labels.shape[0]:
+            for i in range(used * terms_step):
+                terms[i] = 0.0
+            for i in range(n_rows):
+                totals[0] += row_weight[i]
+                place = i // PANEL * terms_step + labels[start + i] * PANEL
+                terms[place + i % PANEL] = row_weight[i]
+        else:
+            for k in range(n_components):
+                b = min(k, factor.shape[0] - 1)
+                for panel in range(used):
+                    out = panel * terms_step + k * PANEL
+                    if matrices:
+                        _centre_panel(lines, panel * step, means[k], near, ZERO)
+                        _whiten(inverses[b], near, n_features, white)
+                        _far_away(white, n_features, constants[k], terms, out)
+                    else:
+                        _far_along_axes(lines, panel * step, means[k], scales[k], white)
+                        _far_away(white, n_features, constants[k], terms, out)
+            mass, likelihood = _share_out(terms, terms_step, n_components, used, row_weight, YES)
+            totals[0] += mass
+            totals[1] += likelihood
+        for k in range(n_components):
+            if matrices:
+                for panel in range(used):
+                    at = panel * near_step
+                    _centre_panel(lines, panel * step, means[k], near, at)
+                    for v in range(0, PANEL, LANES):
+                        share = load(terms, panel * terms_step + k * PANEL + v)
+                        for d in range(n_features):
+                            x = load(near, at + d * PANEL + v)
+                            store(heavy, at + d * PANEL + v, x * share)
+                        store(heavy, at + n_features * PANEL + v, share)
+                        store(near, at + n_features * PANEL + v, splat(1.0))
+                accumulate(
+                    heavy, n_features + 1, near_step, near, side, near_step,
+                    blocks, k * n_square, used, YES,
+                )  # fmt: skip
+            else:
+                _add_along_axes(
+                    lines, step, terms, terms_step, k, used, means[k], kind, plan, sums[k]
+                )
+    if matrices:
+        _unpack(blocks, n_square, side, kind, plan, sums, second)
+
+
+@inner
+def _sharpen(kind, log_weights, factor, scales, inverses, constants):
+    """Inverse factors, and what densities are at their own means."""
+    n_components, n_features = scales.shape
+    inverse = np.empty((n_features, n_features))
+    log_det = 0.0
+    for k in range(n_components):
+        if kind in (FULL, TIED):
+            if k < factor.shape[0]:
+                log_det = 0.0
+                _invert(factor[k], inverse)
+                for i in range(n_features):
+                    log_det += math.log(factor[k, i, i])
+                    block = i // BLOCK * BLOCK  # in the order of `multiply`
+                    size = min(BLOCK, n_features - block)
+                    for j in range(n_features):
+                        inverses[k, block * n_features + j * size + i - block] = inverse[i, j]
+        else:
+            log_det = 0.0
+            for d in range(n_features):
+                scale = factor[k, 0, d if kind == DIAG else 0]
+                scales[k, d] = 1.0 / scale
+                log_det += math.log(scale)
+        constants[k] = log_weights[k] - log_det - 0.5 * n_features * math.log(2 * math.pi)
+
+
+@inner
+def _centre_panel(lines, at, mean, near, at_near):
+    """A panel's columns less a mean."""
+    for d in range(mean.shape[0]):
+        for v in range(0, PANEL, LANES):
+            x = load(lines, at + d * PANEL + v) - splat(mean[d])
+            store(near, at_near + d * PANEL + v, x)
+
+
+@inner
+def _whiten(inverse, near, n_features, white):
+    """A panel times the transpose of a lower triangular matrix."""
+    for block in range(0, n_features, BLOCK):
+        size = min(BLOCK, n_features - block)
+        multiply(
+            inverse, block * n_features, near, ZERO, ZERO, block + size, n_features,
+            white, block * PANEL, size, YES,
+        )  # fmt: skip
+
+
+@inner
+def _far_along_axes(lines, at, mean, scale, white):
+    """A panel's columns less a mean, in units of standard deviations."""
+    for d in range(mean.shape[0]):
+        for v in range(0, PANEL, LANES):
+            x = load(lines, at + d * PANEL + v) - splat(mean[d])
+            store(white, d * PANEL + v, x * splat(scale[d]))
+
+
+@inner
+def _far_away(white, n_features, constant, terms, out):
+    """A panel's terms of one component."""
+    for v in range(0, PANEL, LANES):
+        squares = splat(0.0)
+        for d in range(n_features):
+            y = load(white, d * PANEL + v)
+            squares = fma(y, y, squares)
+        store(terms, out + v, fma(splat(-0.5), squares, splat(constant)))
+
+
+@inner
+def _add_along_axes(lines, step, terms, terms_step, k, n_panels, mean, kind, plan, sums):
+    """Add the statistics of one component whose covariance is diagonal."""
+    n_features, n_made = mean.shape[0], plan.left.shape[0]
+    mass = splat(0.0)
+    for panel in range(n_panels):
+        for v in range(0, PANEL, LANES):
+            mass = mass + load(terms, panel * terms_step + k * PANEL + v)
+    sums[n_made + n_features] += total(mass)
+    for d in range(n_features):
+        first, second = splat(0.0), splat(0.0)
+        middle = splat(mean[d])
+        for panel in range(n_panels):
+            for v in range(0, PANEL, LANES):
+                x = load(lines, panel * step + d * PANEL + v) - middle
+                heavy = x * load(terms, panel * terms_step + k * PANEL + v)
+                first = first + heavy
+                second = fma(heavy, x, second)
+        sums[n_made + d] += total(first)
+        sums[0 if kind == SPHERICAL else d] += total(second)
+
+
+@inner
+def _unpack(blocks, n_square, side, kind, plan, sums, second):
+    """From squares of products, of columns and one, to the layout of `collect`."""
+    n_components, n_features, n_made = sums.shape[0], plan.centre.shape[0], plan.left.shape[0]
+    square = np.empty(((n_features + 1), side))
+    for k in range(n_components):
+        for i in range(n_features + 1):
+            for j in range(side):
+                square[i, j] = 0.0
+        flat = square.reshape(-1)
+        unblock(blocks, k * n_square, n_features + 1, side, flat, ZERO, side)
+        at = 0
+        for i in range(n_features):
+            for j in range(i + 1):
+                if kind == FULL:
+                    sums[k, at] += square[i, j]
+                    at += 1
+                else:
+                    second[i, j] += square[i, j]
+        for d in range(n_features + 1):
+            sums[k, n_made + d] += square[n_features, d]
