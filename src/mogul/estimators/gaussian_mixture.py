@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -39,6 +40,7 @@ from mogul.infer.ascent import ACCELERATIONS
 from mogul.infer.criteria import information_criterion, mean_log_likelihood
 from mogul.infer.em import EMSettings, fit_em
 from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
+from mogul.infer.nested import fit_nested
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
@@ -46,7 +48,7 @@ from mogul.nn.gradient_ascent import ascend
 
 __all__ = ["GaussianMixture"]
 
-_ALGORITHMS = {"em": fit_em, "gradient": ascend}
+_ALGORITHMS = {"auto": fit_nested, "em": fit_em, "gradient": ascend}
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
@@ -87,7 +89,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Go on from the last fit.
     verbose : int, default 0
     verbose_interval : int, default 10
-    algorithm : {"em", "gradient"}, default "em"
+    algorithm : {"auto", "em", "gradient"}, default "auto"
+        "auto" is EM, and of some tens of thousands of rows on EM on random samples first, each
+        sixteen times as large as the last: the fit is as good or better and over a million rows
+        took half the time. ``n_iter_`` and ``history_`` are of the iterations on all rows. Where
+        parameters to start from are given, it is "em".
         "gradient" maximises the likelihood by L-BFGS, one start after another: several times fewer
         passes over the rows than plain EM when clusters overlap heavily, and down to half of those
         of accelerated EM. ``tol`` is then the gain of five iterations together, no variance falls
@@ -193,7 +199,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
-        algorithm: str = "em",
+        algorithm: str = "auto",
         acceleration: str = "auto",
         callbacks: Sequence[Callable[[IterationRecord], bool | None]] | None = None,
         progress: str | bool = "auto",
@@ -259,6 +265,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             fixed = self._fixed_parts(array.shape[1], device)
             rows = as_rows(array, weight, device)
             warn_of_constant_columns(rows, names, consequence)
+            random_state = check_random_state(self.random_state)
+            continued = self._last_state(array.shape[1])
+            climb = _ALGORITHMS[self.algorithm]
+            if climb is fit_nested:
+                begun = continued is not None or not fixed.empty
+                climb = fit_em if begun else partial(fit_nested, random_state=random_state)
             fit = fit_mixture(
                 rows,
                 self.n_components,
@@ -266,11 +278,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 EMSettings(self.tol, self.max_iter, self.reg_covar, self.acceleration),
                 method=self.init_params,
                 n_init=self.n_init,
-                random_state=check_random_state(self.random_state),
+                random_state=random_state,
                 fixed=fixed,
-                continue_from=self._last_state(array.shape[1]),
+                continue_from=continued,
                 together=not self.verbose,
-                climb=_ALGORITHMS[self.algorithm],
+                climb=climb,
                 on_iteration=observers.watching,
                 on_end=observers.finish,
             )

@@ -37,7 +37,14 @@ class FixedParts:
 
     @property
     def complete(self) -> bool:
-        return None not in (self.weights, self.means, self.precisions)
+        return self._n_given() == 3
+
+    @property
+    def empty(self) -> bool:
+        return self._n_given() == 0
+
+    def _n_given(self) -> int:
+        return sum(part is not None for part in (self.weights, self.means, self.precisions))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ __all__ = [
     "STARTS",
     "distinct_rows",
     "kmeans_starts",
+    "n_sample_rows",
     "sample_rows",
+    "some_rows",
     "start_mixtures",
 ]
 
@@ -180,11 +182,21 @@ STARTS: dict[str, Start] = {
 
 def sample_rows(rows: Rows, n_components: int, random_state: RandomState) -> Rows:
     """All rows when they are few, else a random sample that is enough to start from."""
-    each = max(_SAMPLE_ROWS_PER_COMPONENT, _SAMPLE_ROWS_PER_MEAN * rows.n_features)
-    bound = max(_SAMPLE_ROWS, each * n_components)
-    if rows.n_rows <= bound:
-        return rows
-    index = np.sort(random_state.choice(rows.n_rows, size=bound, replace=False))
+    size = n_sample_rows(n_components, rows.n_features)
+    return rows if rows.n_rows <= size else some_rows(rows, size, random_state)
+
+
+def n_sample_rows(n_components: int, n_features: int) -> int:
+    """How many rows are enough to start from."""
+    each = max(_SAMPLE_ROWS_PER_COMPONENT, _SAMPLE_ROWS_PER_MEAN * n_features)
+    return max(_SAMPLE_ROWS, each * n_components)
+
+
+def some_rows(rows: Rows, size: int, random_state: RandomState) -> Rows:
+    """A random sample without replacement, in the order of the rows."""
+    # A RandomState would shuffle all rows; this takes as long as the sample is large.
+    rng = np.random.default_rng(random_state.randint(2**31 - 1))
+    index = np.sort(rng.choice(rows.n_rows, size=size, replace=False, shuffle=False))
     return rows.take(torch.as_tensor(index, device=rows.values.device))
 
 
