@@ -31,7 +31,7 @@ from mogul.infer.repair import split_into
 from mogul.infer.stopping import STEADY, Trace
 from mogul.kernels import _many, _tiles
 from mogul.kernels import _parameters as code
-from mogul.kernels._local import collect_local
+from mogul.kernels._local import collect_local, prefers_local
 from mogul.kernels.compiled import (
     Sums,
     as_array,
@@ -138,7 +138,7 @@ class CompiledMap:
         n_rows = batches.n_rows if isinstance(batches, Rows) else None
         shape = like.n_components, like.n_features
         self.plan = empty_plan(type(like.covariance), *shape, n_rows=n_rows)
-        self.expanded = True
+        self.expanded = not prefers_local(KINDS[type(like.covariance)], like.n_components)
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
         return [self._step(point) for point in points]

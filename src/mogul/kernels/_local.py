@@ -35,7 +35,18 @@ from mogul.kernels._vectors import (
     total,
 )
 
-__all__ = ["collect_local"]
+__all__ = ["collect_local", "prefers_local"]
+
+_FEW = 2
+
+
+@compiled
+def prefers_local(kind, n_components):
+    """Whether this is the quicker way also where the expanded form would do.
+
+    Columns that few components read are read as they are, with no products of them stored first.
+    """
+    return n_components <= _FEW and kind in (DIAG, SPHERICAL)
 
 
 @compiled
@@ -102,8 +113,9 @@ def collect_local(
                         _whiten(inverses[b], near, n_features, white)
                         _far_away(white, n_features, constants[k], terms, out)
                     else:
-                        _far_along_axes(lines, panel * step, means[k], scales[k], white)
-                        _far_away(white, n_features, constants[k], terms, out)
+                        _far_along_axes(
+                            lines, panel * step, means[k], scales[k], constants[k], terms, out
+                        )
             mass, likelihood = _share_out(terms, terms_step, n_components, used, row_weight, YES)
             totals[0] += mass
             totals[1] += likelihood
@@ -178,12 +190,17 @@ def _whiten(inverse, near, n_features, white):
 
 
 @inner
-def _far_along_axes(lines, at, mean, scale, white):
-    """A panel's columns less a mean, in units of standard deviations."""
-    for d in range(mean.shape[0]):
-        for v in range(0, PANEL, LANES):
-            x = load(lines, at + d * PANEL + v) - splat(mean[d])
-            store(white, d * PANEL + v, x * splat(scale[d]))
+def _far_along_axes(lines, at, mean, scale, constant, terms, out):
+    """A panel's terms of one component whose covariance is diagonal."""
+    for v in range(0, PANEL, 2 * LANES):
+        left, right = splat(0.0), splat(0.0)
+        for d in range(mean.shape[0]):
+            place, middle, unit = at + d * PANEL + v, splat(mean[d]), splat(scale[d])
+            x = (load(lines, place) - middle) * unit
+            y = (load(lines, place + LANES) - middle) * unit
+            left, right = fma(x, x, left), fma(y, y, right)
+        store(terms, out + v, fma(splat(-0.5), left, splat(constant)))
+        store(terms, out + v + LANES, fma(splat(-0.5), right, splat(constant)))
 
 
 @inner
@@ -207,16 +224,19 @@ def _add_along_axes(lines, step, terms, terms_step, k, n_panels, mean, kind, pla
             mass = mass + load(terms, panel * terms_step + k * PANEL + v)
     sums[n_made + n_features] += total(mass)
     for d in range(n_features):
-        first, second = splat(0.0), splat(0.0)
+        first, more_first = splat(0.0), splat(0.0)
+        second, more_second = splat(0.0), splat(0.0)
         middle = splat(mean[d])
         for panel in range(n_panels):
-            for v in range(0, PANEL, LANES):
-                x = load(lines, panel * step + d * PANEL + v) - middle
-                heavy = x * load(terms, panel * terms_step + k * PANEL + v)
-                first = first + heavy
-                second = fma(heavy, x, second)
-        sums[n_made + d] += total(first)
-        sums[0 if kind == SPHERICAL else d] += total(second)
+            for v in range(0, PANEL, 2 * LANES):
+                place = panel * step + d * PANEL + v
+                share = panel * terms_step + k * PANEL + v
+                x, y = load(lines, place) - middle, load(lines, place + LANES) - middle
+                heavy, more = x * load(terms, share), y * load(terms, share + LANES)
+                first, more_first = first + heavy, more_first + more
+                second, more_second = fma(heavy, x, second), fma(more, y, more_second)
+        sums[n_made + d] += total(first + more_first)
+        sums[0 if kind == SPHERICAL else d] += total(second + more_second)
 
 
 @inner

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, kmeans
-from mogul.kernels._local import collect_local
+from mogul.kernels._local import collect_local, prefers_local
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._tiles import _padded, collect
 from mogul.kernels._vectors import PANEL, ZERO, compiled, inner, spliced
@@ -222,26 +222,26 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
     none = np.empty((0, x.shape[0]))
     state = RUNNING
     unknown = np.empty(0, dtype=np.int64)
-    far = False
+    local = prefers_local(kind, k)
     for iteration in range(done, last + 1):
         _clear(sums)
         _clear(second)
         totals[0, 0], totals[0, 1] = 0.0, 0.0
-        if not far:
+        if not local:
             farthest = prepare(
                 kind, log_weights, means, factor, n_made,
                 plan.centre, plan.sharpest, plan.weights, plan.whitening,
             )  # fmt: skip
-            far = not farthest < plan.limit
-        if not far:
+            local = not farthest < plan.limit
+        if not local:
             collect(x, ZERO, x.shape[0], weight, none, plan, sums, second, totals, strays)
             for tile in range(n_tiles):
-                far |= strays[tile]
-            if far:
+                local |= strays[tile]
+            if local:
                 _clear(sums)
                 _clear(second)
                 totals[0, 0], totals[0, 1] = 0.0, 0.0
-        if far:  # what is far away stays there
+        if local:  # what is far away stays there
             collect_local(
                 x, ZERO, x.shape[0], weight, unknown, kind, plan, log_weights, means, factor,
                 sums[0], second[0], totals[0],
@@ -252,7 +252,7 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
         values[iteration] = value
         maximise(
             kind, n_made, sums[0], second[0], totals[0, 0],
-            means if far else plan.centre.reshape(1, d), means, floor,
+            means if local else plan.centre.reshape(1, d), means, floor,
             new[0], new[1], new[2], ok,
         )  # fmt: skip
         if not _all(ok):
