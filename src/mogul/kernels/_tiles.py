@@ -23,6 +23,7 @@ from mogul.kernels._vectors import (
     log,
     magnitude,
     maximum,
+    prefetch,
     splat,
     store,
     total,
@@ -34,6 +35,10 @@ __all__ = ["QUESTIONS", "Plan", "collect", "padded", "score"]
 _LOG_PROB, _LABELS, _RESPONSIBILITIES = range(3)
 QUESTIONS = {"log_prob": _LOG_PROB, "labels": _LABELS, "responsibilities": _RESPONSIBILITIES}
 """What :func:`score` finds of each row."""
+
+
+_CACHE_LINE = 64
+"""Bytes that memory hands over at a time."""
 
 
 class Plan(NamedTuple):
@@ -250,8 +255,11 @@ def _load_lines(rows, start, n_rows, filling, lines):
     """Columns of a tile; rows beyond the last are at ``filling``."""
     n_features = rows.shape[1]
     n_lines = padded_lines(n_features)
+    ahead = lines.shape[0] // n_lines  # the next tile, while this one is being worked on
     for panel in range((n_rows + PANEL - 1) // PANEL):
         first = start + panel * PANEL
+        for offset in range(0, PANEL * rows.strides[0], _CACHE_LINE):
+            prefetch(rows, first + ahead, offset)
         count = min(PANEL, start + n_rows - first)
         base = panel * n_lines * PANEL
         whole = n_features // LANES * LANES if count == PANEL else 0

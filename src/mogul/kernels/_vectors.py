@@ -41,6 +41,7 @@ __all__ = [
     "log",
     "magnitude",
     "maximum",
+    "prefetch",
     "splat",
     "spliced",
     "store",
@@ -337,6 +338,28 @@ def load_square(typingctx, rows, row, column, lines, at):
     if not known or rows.dtype not in (types.float64, types.float32):
         return None
     return types.void(rows, types.intp, types.intp, _FLAT, types.intp), code
+
+
+@intrinsic
+def prefetch(typingctx, rows, row, offset):
+    """Ask for memory of a table, ``offset`` bytes from the beginning of ``row``, to be read soon.
+
+    Beyond the last row nothing happens.
+    """
+
+    def code(context, builder, signature, arguments):
+        table, row, offset = arguments
+        array = context.make_array(signature.args[0])(context, builder, table)
+        stride = cgutils.unpack_tuple(builder, array.strides, 2)[0]
+        start = builder.add(builder.ptrtoint(array.data, _LONG), builder.mul(row, stride))
+        start = builder.add(start, offset)
+        place = builder.inttoptr(start, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [place, _INT(0), _INT(2), _INT(1)])  # to read, into the second cache
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp), code
 
 
 def _transposed(builder: Any, rows: list[Any], number: Any) -> list[Any]:
