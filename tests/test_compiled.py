@@ -127,9 +127,10 @@ def test_weights_and_draws_of_a_batch(name, weights):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("layout", ["rows", "columns", "strided", "float16"])
-def test_every_layout_of_a_table(layout, dtype):
-    mixture, _ = draw_one("full", 5, 3, 9)
-    x = torch.from_numpy(np.random.default_rng(5).normal(size=(200, 9))).to(dtype)
+@pytest.mark.parametrize("d", [1, 3, 5, 9])
+def test_every_layout_of_a_table(layout, dtype, d):
+    mixture, _ = draw_one("full", 5, 3, d)
+    x = torch.from_numpy(np.random.default_rng(5).normal(size=(200, d))).to(dtype)
     if layout == "float16":
         x = x.half()
     expected = e_step(x.double(), mixture, kernel="reference")

@@ -19,6 +19,7 @@ from mogul.kernels._vectors import (
     fma,
     inner,
     load,
+    load_narrow,
     load_square,
     log,
     magnitude,
@@ -262,11 +263,16 @@ def _load_lines(rows, start, n_rows, filling, lines):
             prefetch(rows, first + ahead, offset)
         count = min(PANEL, start + n_rows - first)
         base = panel * n_lines * PANEL
-        whole = n_features // LANES * LANES if count == PANEL else 0
-        for v in range(0, PANEL, LANES):
-            for d in range(0, whole, LANES):
-                load_square(rows, first + v, d, lines, base + d * PANEL + v)
-        for d in range(whole, n_features):
+        done = 0
+        if count == PANEL:
+            for v in range(0, PANEL, LANES):
+                if load_narrow(rows, first + v, lines, base + v):
+                    done = n_features
+                for square in range(0, n_features if n_features >= LANES else 0, LANES):
+                    d = min(square, n_features - LANES)  # the last may overlap
+                    load_square(rows, first + v, d, lines, base + d * PANEL + v)
+                    done = n_features
+        for d in range(done, n_features):
             line = base + d * PANEL
             for i in range(count):
                 lines[line + i] = rows[first + i, d]

@@ -37,6 +37,7 @@ __all__ = [
     "inner",
     "intrinsic",
     "load",
+    "load_narrow",
     "load_square",
     "log",
     "magnitude",
@@ -338,6 +339,59 @@ def load_square(typingctx, rows, row, column, lines, at):
     if not known or rows.dtype not in (types.float64, types.float32):
         return None
     return types.void(rows, types.intp, types.intp, _FLAT, types.intp), code
+
+
+@intrinsic
+def load_narrow(typingctx, rows, row, lines, at):
+    """All columns, fewer than ``LANES``, of as many rows as a vector is long, as lines.
+
+    Answers whether it could: of a table that lies in memory row by row, without gaps.
+    """
+
+    def code(context, builder, signature, arguments):
+        table, row, lines, at = arguments
+        kind = signature.args[0]
+        if kind.layout != "C":
+            return context.get_constant(types.boolean, False)
+        array = context.make_array(kind)(context, builder, table)
+        number = context.get_value_type(kind.dtype)
+        several = ir.VectorType(number, LANES)
+        n_columns = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        start = builder.gep(array.data, [builder.mul(row, n_columns)])
+        after = builder.append_basic_block("after")
+        cases = {n: builder.append_basic_block(f"columns{n}") for n in range(1, LANES)}
+        choice = builder.switch(n_columns, after)
+        for n, block in cases.items():
+            choice.add_case(_LONG(n), block)
+            builder.position_at_end(block)
+            parts = []
+            for i in range(n):
+                place = builder.gep(start, [_LONG(i * LANES)])
+                parts.append(builder.load(builder.bitcast(place, several.as_pointer())))
+                parts[-1].align = 8 if number == _DOUBLE else 4
+            for column in range(n):
+                places = [divmod(i * n + column, LANES) for i in range(LANES)]
+                value = parts[0]
+                order = [lane if part == 0 else 0 for part, lane in places]
+                for part in range(n):
+                    if part:
+                        order = [
+                            LANES + lane if source == part else i
+                            for i, (source, lane) in enumerate(places)
+                        ]
+                    mask = ir.Constant(ir.VectorType(_INT, LANES), order)
+                    value = builder.shuffle_vector(value, parts[part], mask)
+                wide = value if number == _DOUBLE else builder.fpext(value, _VECTOR)
+                place = pointer(context, builder, lines, builder.add(at, _LONG(column * PANEL)))
+                write(builder, wide, place)
+            builder.branch(after)
+        builder.position_at_end(after)
+        return builder.icmp_signed("<", n_columns, _LONG(LANES))
+
+    known = isinstance(rows, types.Array) and rows.ndim == 2
+    if not known or rows.dtype not in (types.float64, types.float32):
+        return None
+    return types.boolean(rows, types.intp, _FLAT, types.intp), code
 
 
 @intrinsic
