@@ -23,6 +23,7 @@ from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 
 numba = pytest.importorskip("numba")
 
+from mogul.infer import compiled_em  # noqa: E402
 from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture  # noqa: E402
 from mogul.infer.compiled_starts import begin_each  # noqa: E402
 from mogul.kernels import _kmeans  # noqa: E402
@@ -367,6 +368,26 @@ def test_clusters_far_apart_are_fitted_as_by_the_reference(name, monkeypatch):
     np.testing.assert_allclose(quick.mixture.covariances, slow.mixture.covariances, rtol=1e-8)
     ends = begun.end.unpacked().select(order).covariances
     np.testing.assert_allclose(ends, slow.mixture.covariances[0], rtol=1e-6)
+
+
+def test_ctrl_c_between_compiled_iterations_keeps_what_was_found(monkeypatch):
+    mixture, x, _, _ = far_case("full", 3, 400, 1.0)
+    quick, calls = compiled_em.fit_one, []
+
+    def interrupted(*arguments, **more):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return quick(*arguments, **more)
+
+    monkeypatch.setattr(compiled_em, "fit_one", interrupted)
+    start = Mixture(mixture.log_weights, mixture.means + 0.5, mixture.covariance).expand((1,))
+    ran = fit_em(Rows(tensor(x)), start, EMSettings(0.0, 1000, acceleration="none"))
+    assert ran.interrupted
+    assert ran.traces[0].n_iter == 100
+    assert not ran.traces[0].converged
+    np.testing.assert_allclose(ran.log_likelihood[0], ran.mixture[0].log_prob(tensor(x)).mean())
+    assert ran.log_likelihood[0] >= ran.traces[0].value
 
 
 @names

@@ -197,11 +197,16 @@ def fit_em(
             compiled = CompiledMap(batches, start, settings.floor, n_threads)
             packed = [PackedMixture.of(point) for point in points]
             ends: list[float | None] = [None] * len(packed)
+            interrupted = False
             if on_iteration is None and previous == -torch.inf:
                 plain = settings.tol, settings.max_iter, settings.acceleration
-                ends = [compiled.run(*pair, *plain) for pair in zip(packed, traces, strict=True)]
+                try:
+                    for i, pair in enumerate(zip(packed, traces, strict=True)):
+                        ends[i] = compiled.run(*pair, *plain)
+                except KeyboardInterrupt:
+                    interrupted = True
             climb = Ascent(compiled, packed, traces, chart=PackedChart(), mend=mended, **how)
-            interrupted = climb.run()
+            interrupted = interrupted or climb.run()
             mixture = stack([point.unpacked() for point in climb.points])
             final = torch.tensor(
                 [

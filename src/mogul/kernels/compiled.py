@@ -63,6 +63,9 @@ _SPANS = 4
 """Stretches of rows for each thread."""
 _SPAN_WORK = 1 << 19
 """Multiplications in a stretch, at least: to hand one to a thread takes as long as thousands."""
+_ONE_CORE_WORK = 1 << 21
+"""Multiplications of a pass that one core does as soon as two, some 0.2 ms, since all iterations
+are then one call."""
 _MOST_SUMS = 1 << 21
 """Sums kept for all stretches together, in numbers, where that leaves one for each thread."""
 
@@ -255,7 +258,8 @@ def cut(n_rows: int, n_sums: int, plan: _tiles.Plan, n_threads: int) -> list[sli
     n_tiles = -(-n_rows // tile_rows)
     most = max(n_threads, min(_SPANS * n_threads, _MOST_SUMS // max(1, n_sums)))
     work = n_rows * len(plan.weights)
-    n_spans = max(1, min(most, n_tiles, work // _SPAN_WORK)) if n_threads > 1 else 1
+    one = n_threads == 1 or work < _ONE_CORE_WORK
+    n_spans = 1 if one else max(1, min(most, n_tiles, work // _SPAN_WORK))
     step = max(1, -(-n_tiles // n_spans)) * tile_rows
     return [slice(i, min(i + step, n_rows)) for i in range(0, max(n_rows, 1), step)]
 
