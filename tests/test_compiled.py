@@ -387,7 +387,7 @@ def test_ctrl_c_between_compiled_iterations_keeps_what_was_found(monkeypatch):
     assert ran.traces[0].n_iter == 100
     assert not ran.traces[0].converged
     np.testing.assert_allclose(ran.log_likelihood[0], ran.mixture[0].log_prob(tensor(x)).mean())
-    assert ran.log_likelihood[0] >= ran.traces[0].value
+    assert ran.log_likelihood[0] > ran.traces[0].value - 1e-12
 
 
 @names
