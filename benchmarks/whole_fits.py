@@ -1,13 +1,14 @@
 """Whole fits to the same likelihood: mogul beside scikit-learn, with their own starts.
 
-    python benchmarks/whole_fits.py [--seeds 8] [--out benchmarks/results/whole_fits.json]
+    python benchmarks/whole_fits.py [--seeds 8] [--pause 0.02] [--out FILE]
 
 A fit succeeds when its log-likelihood is within 1e-4 nats a row of the best that any fit of either
 library found, some of them with twenty starts. What is compared is the time until one succeeds: the
 time of all fits from as many seeds, divided by how many of them succeeded, as of one who tries seed
 after seed. Each library has the loosest tolerance of 1e-3, 1e-4, … at which half of its fits
 succeed, or else the best of all; what else it does is its default, but for ``max_iter``. The two
-work in processes of their own and take turns.
+work in processes of their own and take turns, at once or after ``--pause``: threads of the one
+before may still be waiting for work in a loop, and its own may have gone to sleep meanwhile.
 
 Data: five tables of scikit-learn (columns standardised), Old Faithful, and five simulated tables
 whose clusters overlap. The structures and numbers of components were set before anything was timed.
@@ -96,7 +97,8 @@ def work(library: str) -> None:
 
 
 class Worker:
-    def __init__(self, library: str):
+    def __init__(self, library: str, pause: float):
+        self.pause = pause
         unset = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # meant for old builds
         self.process = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__), "--worker", library],
@@ -107,6 +109,7 @@ class Worker:
         )
 
     def fit(self, case: str, seed: int, tol: float, n_init: int = 1):
+        time.sleep(self.pause)
         order = {"case": case, "seed": seed, "tol": tol, "n_init": n_init}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -162,13 +165,14 @@ def _settled(by_tol: dict[float, list[dict]], best: float) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=6, help="five times as many below 3,000 rows")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds before each fit")
     parser.add_argument("--out", help="write the figures here as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(options.worker)
         return
-    workers = {library: Worker(library) for library in LIBRARIES}
+    workers = {library: Worker(library, options.pause) for library in LIBRARIES}
     rows = {}
     for case, (kind, k) in CASES.items():
         row = rows[case] = compare(workers, case, options.seeds)

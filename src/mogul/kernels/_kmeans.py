@@ -57,7 +57,7 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     labels = np.zeros(n_rows, dtype=np.int64)
     for iteration in range(max_iter):
         distance = _assign(lines, squares, n_rows, n_features, centres, labels)
-        moved = _move(lines, mass, distance, n_features, labels, centres)
+        moved = _move(rows, lines, plan.centre, mass, distance, labels, centres)
         if moved <= tol and iteration > 0:
             break
     _assign(lines, squares, n_rows, n_features, centres, labels)
@@ -176,18 +176,22 @@ def _assign(lines, squares, n_rows, n_features, centres, labels):
 
 
 @inner
-def _move(lines, mass, distance, n_features, labels, centres):
+def _move(rows, lines, middle, mass, distance, labels, centres):
     """Centres to the means of their rows, an empty one to the row farthest from its own."""
-    n_clusters = centres.shape[0]
+    n_clusters, n_features = centres.shape
     sums = np.zeros((n_clusters, n_features))
     count = np.zeros(n_clusters)
     for i in range(labels.shape[0]):
         if mass[i] > 0.0:
             label = labels[i]
-            base = i // PANEL * padded_lines(n_features) * PANEL + i % PANEL
             count[label] += mass[i]
-            for d in range(n_features):
-                sums[label, d] += mass[i] * lines[base + d * PANEL]
+            if n_features < 2 * LANES:
+                base = i // PANEL * padded_lines(n_features) * PANEL + i % PANEL
+                for d in range(n_features):
+                    sums[label, d] += mass[i] * lines[base + d * PANEL]
+            else:  # with vectors
+                for d in range(n_features):
+                    sums[label, d] += mass[i] * (rows[i, d] - middle[d])
     moved = 0.0
     for k in range(n_clusters):
         if count[k] <= 0.0:
@@ -196,9 +200,8 @@ def _move(lines, mass, distance, n_features, labels, centres):
                 if distance[i] > distance[far]:
                     far = i
             distance[far] = 0.0
-            base = far // PANEL * padded_lines(n_features) * PANEL + far % PANEL
             for d in range(n_features):
-                sums[k, d] = lines[base + d * PANEL]
+                sums[k, d] = rows[far, d] - middle[d]
             count[k] = 1.0
         for d in range(n_features):
             new = sums[k, d] / count[k]
