@@ -14,10 +14,13 @@ from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import mogul
+import mogul.infer.ascent
 from laws.cases import CASES, Truth, draw_one
 from mogul import GaussianMixture, Mixture
 from mogul.errors import DegenerateFitError, InputError, RepairWarning, SpikeWarning
 from mogul.infer.stopping import IterationRecord
+
+pytestmark = pytest.mark.usefixtures("compiler")
 
 KINDS = list(CASES)
 METHODS = ["kmeans", "k-means++", "random", "random_from_data"]
@@ -395,6 +398,30 @@ def test_duplicated_rows_without_regularisation_end_no_fit(name):
             assert bool(repaired) == (bool(events) or dropped)
             repairs += bool(events)
     assert repairs
+
+
+def test_a_start_that_collapses_over_and_over_ends_where_it_is(monkeypatch):
+    """It is not the end of the fit, nor does it go on for ever."""
+    monkeypatch.setattr(mogul.infer.ascent, "_REPAIRS_PER_COMPONENT", 0)
+    met = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = np.concatenate([rng.normal(size=(60, 2)), np.repeat(rng.normal(size=(1, 2)), 4, 0)])
+        model = GaussianMixture(
+            6, covariance_type="spherical", reg_covar=0, max_iter=500, random_state=0
+        )
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model.fit(x)
+        assert np.isfinite(model.score_samples(x)).all()
+        np.testing.assert_allclose(model.lower_bound_, model.score(x), rtol=1e-10)
+        events = [record.iteration for record in model.history_ if record.event]
+        if events:
+            met += 1
+            assert events == [model.n_iter_]
+            assert not model.converged_
+            assert {one.category for one in told} == {RepairWarning, ConvergenceWarning}
+    assert met
 
 
 def test_when_every_start_collapses_the_error_says_what_to_try():

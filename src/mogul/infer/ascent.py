@@ -18,7 +18,7 @@ ACCELERATIONS = ("auto", "squarem", "none")
 PAYS_AFTER = 6.0
 """Iterations still to come for which "auto" switches SQUAREM on: its first cycle costs three."""
 _REPAIRS_PER_COMPONENT = 2
-"""A start whose components collapse more often than this on average is given up."""
+"""A start whose components collapse more often than this on average ends where it is."""
 
 Point = TypeVar("Point")
 
@@ -126,7 +126,7 @@ class Ascent(Generic[Point]):
             self._move(i, step)
         if not trace.failed and trace.n_iter >= self.max_iter:
             trace.converged = trace.within(self.tol)
-        if trace.converged or trace.failed or trace.n_iter >= self.max_iter:
+        if trace.converged or trace.failed or trace.given_up or trace.n_iter >= self.max_iter:
             self.active.remove(i)
             self._settle(i)
         return bool(self.on_iteration is not None and self.on_iteration(record))
@@ -159,9 +159,10 @@ class Ascent(Generic[Point]):
         self.repairs[i] += len(step.collapsed)
         mended = None if self.mend is None else self.mend(step.mapped, step.collapsed)
         n_components: int = getattr(step.mapped, "n_components", 1)
-        if mended is None or self.repairs[i] > _REPAIRS_PER_COMPONENT * n_components:
+        if mended is None:
             self.traces[i].failed = True
             return
+        self.traces[i].given_up = self.repairs[i] > _REPAIRS_PER_COMPONENT * n_components
         squarem = self.squarem[i]
         if squarem is not None:
             squarem.restart()

@@ -88,6 +88,8 @@ class Trace:
     """The objective of the latest record."""
     converged: bool = False
     failed: bool = False
+    given_up: bool = False
+    """Whether its components collapsed over and over; it ends at a mixture that can be used."""
 
     def record(self, value: float, accelerated: bool, event: str = "") -> Any:
         """Append an accepted iteration that began at ``value`` of the objective."""
