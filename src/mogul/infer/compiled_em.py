@@ -166,7 +166,7 @@ class CompiledMap:
         weight = as_lines(self.batches.weight, self.batches.values)
         automatic = acceleration == "auto"
         rule = _many.Rule(float(tol), automatic, STEADY, PAYS_AFTER if automatic else math.inf)
-        values = np.empty(max_iter)
+        values = np.empty(_BURST)
         done, state, value = 0, _many.RUNNING, -math.inf
         while state == _many.RUNNING and done < max_iter:
             last = min(done + _BURST, max_iter)
@@ -174,8 +174,8 @@ class CompiledMap:
             value, done, state = fit_one(
                 rows, weight, self.plan, self.floor, rule, point, values, done=done, last=last
             )
-            for one in values[before:done].tolist():
-                trace.record(one, accelerated=False)
+            for i in range(before, done):
+                trace.record(float(values[i % _BURST]), accelerated=False)
         if state == _many.LEFT:
             return None
         trace.converged = state == _many.CONVERGED or trace.within(tol)

@@ -64,7 +64,7 @@ def begin_each(
 
     def run(own: range) -> list[Begun | None]:
         plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
-        history = np.empty(max_iter)
+        history = np.empty(4)
         found: list[Begun | None] = []
         for i in own:
             start, end = (PackedMixture.empty(structure, k, d) for _ in range(2))

@@ -58,8 +58,8 @@ def fit_one(
     own : log-weights, means and factor
     start : likewise, or of no components
         Filled with what a partition gave.
-    values : (at least ``last``,)
-        Filled with the log-likelihood per row at the beginning of each iteration.
+    values : (L,), L ≥ 4
+        The latest log-likelihoods per row, that at the beginning of iteration i at i mod L.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def fit_each(
     k, d = means.shape[1:]
     best = np.empty(k), np.empty((k, d)), np.empty(factor.shape[1:])
     nothing = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
-    values = np.empty(max(short, max_iter))
+    values = np.empty(4)
     n_starts = chance.shape[1]
     for m in range(first, last):
         x = rows[ends[m] : ends[m + 1]]
@@ -249,7 +249,7 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
         value = totals[0, 1] / totals[0, 0]
         if state == CONVERGED or iteration == last:
             return value, iteration, state
-        values[iteration] = value
+        values[iteration % values.shape[0]] = value
         maximise(
             kind, n_made, sums[0], second[0], totals[0, 0],
             means if local else plan.centre.reshape(1, d), means, floor,
@@ -267,14 +267,16 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
 @inner
 def _judge(values, i, rule):
     """Whether iteration ``i``, counted from 0, is the last."""
-    gain = values[i] - values[i - 1] if i > 0 else math.inf
-    before = values[i - 1] - values[i - 2] if i > 1 else math.inf
+    n = values.shape[0]
+    value = values[i % n]
+    gain = value - values[(i - 1) % n] if i > 0 else math.inf
+    before = values[(i - 1) % n] - values[(i - 2) % n] if i > 1 else math.inf
     close = abs(gain) < rule.tol
     if not rule.patient:
         return CONVERGED if close else RUNNING
     if i < 2:
         return RUNNING
-    if gain <= _NOISE * (1.0 + abs(values[i])):
+    if gain <= _NOISE * (1.0 + abs(value)):
         return CONVERGED if close else RUNNING
     if not gain < before:
         return RUNNING
@@ -283,7 +285,7 @@ def _judge(values, i, rule):
         return CONVERGED
     if i < 3 or not left > rule.tol:
         return RUNNING
-    first = values[i - 2] - values[i - 3]
+    first = values[(i - 2) % n] - values[(i - 3) % n]
     ratio = gain / before
     linear = before < first and abs(ratio - before / first) <= rule.steady
     if linear and math.log(max(rule.tol, 1e-300) / left) / math.log(ratio) > rule.most:
