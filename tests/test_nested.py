@@ -65,7 +65,7 @@ def test_the_default_goes_through_samples_and_repeats_itself():
     again = GaussianMixture(4, tol=1e-5, random_state=3).fit(x)
     np.testing.assert_array_equal(model.means_, again.means_)
     plain = GaussianMixture(4, tol=1e-5, random_state=3, algorithm="em").fit(x)
-    assert model.n_iter_ < plain.n_iter_
+    assert model.lower_bounds_[0] > plain.lower_bounds_[0]  # all rows begin nearer the end
     assert model.lower_bound_ > plain.lower_bound_ - 1e-4
     np.testing.assert_allclose(model.lower_bound_, model.score(x), rtol=1e-12)
     assert [record.iteration for record in model.history_] == list(range(1, model.n_iter_ + 1))
