@@ -764,3 +764,32 @@ def test_parameters_to_start_from_are_checked():
     for parameter, (value, says) in starts.items():
         with pytest.raises(InputError, match=says):
             GaussianMixture(2, **{parameter: value}).fit(X)
+
+
+def test_whole_numbers_of_any_kind_and_tables_of_any_layout():
+    x = clusters(80)
+    expected = GaussianMixture(2, max_iter=50, random_state=0).fit(x)
+    for k, n in ((np.uint8(2), np.int32(50)), (np.int32(2), np.uint8(50)), (2, 10**30)):
+        found = GaussianMixture(k, max_iter=n, random_state=0).fit(x)
+        np.testing.assert_array_equal(found.means_, expected.means_)
+    packed = np.zeros(80, dtype=[("label", "i1"), ("x", "f8", (2,))])
+    packed["x"] = x
+    wide = np.concatenate([x, np.zeros((80, 5))], 1)[:, :2]
+    for table in (packed["x"], wide, np.asfortranarray(x), x[::-1][::-1]):
+        found = GaussianMixture(2, max_iter=50, random_state=0).fit(table)
+        np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-10)
+
+
+def test_a_fit_that_is_refused_leaves_the_last_one_as_it_was():
+    x = clusters(80)
+    model = GaussianMixture(2, random_state=0).fit(x)
+    labels = model.predict(x)
+    with pytest.raises(InputError, match="contains NaN"):
+        model.fit(np.full((60, 3), np.nan))
+    np.testing.assert_array_equal(model.predict(x), labels)
+
+
+def test_squares_that_overflow_are_told_in_our_words():
+    x = np.random.default_rng(0).normal(size=(12, 2)) * 1e153
+    with pytest.raises(DegenerateFitError):
+        quiet_fit(GaussianMixture(2, random_state=0), x, sample_weight=1e200)

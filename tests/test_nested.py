@@ -47,7 +47,7 @@ def test_it_ends_as_high_as_em_and_all_rows_begin_higher(name, weighted):
     rows = Rows(tensor(x), None if weight is None else tensor(weight))
     settings, start = EMSettings(1e-6, 2000), begin(rows, name)
     plain = fit_em(rows, start, settings)
-    nested = fit_nested(rows, start, settings, random_state=RandomState(0))
+    nested = fit_nested(rows, start, settings, seed=0)
     assert nested.log_likelihood > plain.log_likelihood - 1e-4
     assert nested.traces[0].converged
     begun = [ran.traces[0].records[0].log_likelihood for ran in (nested, plain)]
@@ -85,6 +85,19 @@ def test_a_given_start_is_where_all_rows_begin():
     assert going_on.lower_bounds_[0] == pytest.approx(last, abs=1e-12)
 
 
+def test_to_be_told_more_changes_nothing(capsys):
+    """Starts then run one after another, on the same samples."""
+    x = overlapping(40_000, 2, 8)
+    fits = [
+        GaussianMixture(
+            8, n_init=3, init_params="random_from_data", random_state=3, verbose=verbose
+        ).fit(x)
+        for verbose in (0, 1)
+    ]
+    assert "Initialization 2" in capsys.readouterr().out
+    np.testing.assert_allclose(fits[0].lower_bound_, fits[1].lower_bound_, rtol=1e-12)
+
+
 def test_few_rows_are_fitted_as_ever():
     x = overlapping(2000)
     fits = [
@@ -103,4 +116,4 @@ def test_ctrl_c_on_a_sample_ends_the_fit(monkeypatch):
     monkeypatch.setattr(nested, "fit_em", interrupted)
     rows = Rows(torch.from_numpy(overlapping(40_000)))
     with pytest.raises(KeyboardInterrupt):
-        fit_nested(rows, begin(rows, "full"), EMSettings(), random_state=RandomState(0))
+        fit_nested(rows, begin(rows, "full"), EMSettings(), seed=0)

@@ -40,10 +40,9 @@ _LARGEST_SEED = 2**31 - 1
 def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> np.ndarray:
     """X as a finite two-dimensional float array; feature names are kept or compared."""
     if reset and _is_plain(X) and len(X) >= min_samples and X.shape[1]:
-        estimator.n_features_in_ = X.shape[1]
-        if hasattr(estimator, "feature_names_in_"):
-            del estimator.feature_names_in_
         _check_finite(X, None)
+        estimator.n_features_in_ = X.shape[1]
+        vars(estimator).pop("feature_names_in_", None)
         return X
     names = _names_of_table(X)
     options = {"dtype": _FLOATS, "ensure_min_samples": min_samples, "ensure_all_finite": False}
@@ -167,8 +166,9 @@ def as_rows(X: np.ndarray, sample_weight: np.ndarray | None, device: torch.devic
 
 
 def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()  # torch takes neither read-only memory nor negative strides
+    odd = any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    if odd or not array.flags.writeable:  # torch takes neither such strides nor read-only memory
+        array = array.copy()
     return torch.from_numpy(array).to(device)
 
 

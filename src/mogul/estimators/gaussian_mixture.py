@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -40,7 +39,7 @@ from mogul.infer.ascent import ACCELERATIONS
 from mogul.infer.criteria import information_criterion, mean_log_likelihood
 from mogul.infer.em import EMSettings, fit_em
 from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
-from mogul.infer.nested import fit_nested
+from mogul.infer.nested import fit_nested, nested_climb
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
@@ -260,7 +259,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_enough_rows(self.n_components, array, weight)
         names = getattr(self, "feature_names_in_", None)
         consequence = "its variance is reg_covar alone and the likelihood means little"
-        work = array.size * array.shape[1] * self.n_components
+        work = array.size * array.shape[1] * int(self.n_components)
         with one_thread_if_small(work), Observers(self) as observers:
             fixed = self._fixed_parts(array.shape[1], device)
             rows = as_rows(array, weight, device)
@@ -270,12 +269,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             climb = _ALGORITHMS[self.algorithm]
             if climb is fit_nested:
                 begun = continued is not None or not fixed.empty
-                climb = fit_em if begun else partial(fit_nested, random_state=random_state)
+                climb = fit_em if begun else nested_climb(random_state)
             fit = fit_mixture(
                 rows,
-                self.n_components,
+                int(self.n_components),
                 self.covariance_type,
-                EMSettings(self.tol, self.max_iter, self.reg_covar, self.acceleration),
+                EMSettings(self.tol, int(self.max_iter), self.reg_covar, self.acceleration),
                 method=self.init_params,
                 n_init=self.n_init,
                 random_state=random_state,

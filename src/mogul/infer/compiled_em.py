@@ -57,7 +57,9 @@ KINDS: dict[type[Covariance], int] = {
 
 
 _BURST = 100
-"""Iterations between looks at whether somebody pressed Ctrl-C."""
+"""Iterations, at most, between looks at whether somebody pressed Ctrl-C."""
+_BURST_WORK = 1 << 28
+"""Multiplications, at most, between these: a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,17 @@ class CompiledMap:
         rows = as_array(self.batches.values)
         if not fits_one_core(len(rows), self.plan, self.n_threads):
             return None
+        work = max(1, len(rows) * len(self.plan.weights))
+        burst = max(1, min(_BURST, _BURST_WORK // work))
+        if work < _BURST_WORK // _BURST:  # else another layout is compiled for, in seconds
+            rows = np.ascontiguousarray(rows)
         weight = as_lines(self.batches.weight, self.batches.values)
         automatic = acceleration == "auto"
         rule = _many.Rule(float(tol), automatic, STEADY, PAYS_AFTER if automatic else math.inf)
         values = np.empty(_BURST)
         done, state, value = 0, _many.RUNNING, -math.inf
         while state == _many.RUNNING and done < max_iter:
-            last = min(done + _BURST, max_iter)
+            last = min(done + burst, int(max_iter))
             before = done
             value, done, state = fit_one(
                 rows, weight, self.plan, self.floor, rule, point, values, done=done, last=last

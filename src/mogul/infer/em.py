@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -247,9 +248,10 @@ def _work(batches: Batches, start: Mixture) -> int:
 
 def likeliest(log_likelihoods: Sequence[float]) -> int:
     """The first of the highest values: rounding does not choose among ends that are the same."""
-    highest = max(log_likelihoods)
+    values = [-math.inf if math.isnan(value) else float(value) for value in log_likelihoods]
+    highest = max(values)
     least = highest - _TIE * (1 + abs(highest))
-    return next(i for i, value in enumerate(log_likelihoods) if value >= least)
+    return next(i for i, value in enumerate(values) if value >= least)
 
 
 def mend(mixture: Mixture, ok: Tensor) -> tuple[Mixture, Tensor]:

@@ -21,6 +21,7 @@ from mogul.mixture import Mixture
 
 __all__ = ["Ends", "as_mixture", "fit_each"]
 
+_MOST_ITERATIONS = 2**62
 _SPANS = 8
 """Stretches of data sets for each thread: some take longer than others."""
 
@@ -140,7 +141,7 @@ def _compiled(
             width,
             float(settings.floor),
             rule,
-            settings.max_iter,
+            min(int(settings.max_iter), _MOST_ITERATIONS),
             SHORT_ITERATIONS,
             found.log_weights,
             found.means,

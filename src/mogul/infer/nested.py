@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import torch
 from numpy.random import RandomState
@@ -14,7 +16,7 @@ from mogul.infer.starts import n_sample_rows, some_rows
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
 
-__all__ = ["fit_nested", "sample_sizes"]
+__all__ = ["fit_nested", "nested_climb", "sample_sizes"]
 
 _GROWTH = 16
 """How many times as many rows a sample has as the one before."""
@@ -35,12 +37,27 @@ def sample_sizes(n_rows: int, n_components: int, n_features: int) -> list[int]:
     return sizes
 
 
+def nested_climb(random_state: RandomState) -> Callable[..., EMResult]:
+    """:func:`fit_nested` with a seed that is drawn when it is first called, after all starts.
+
+    Starts that run one after another then see the same samples as starts that run together.
+    """
+    seed = cache(lambda: random_state.randint(2**31 - 1))
+
+    def climb(rows: Rows, start: Mixture, settings: EMSettings, **more: Any) -> EMResult:
+        if not sample_sizes(rows.n_rows, start.n_components, start.n_features):
+            return fit_em(rows, start, settings, **more)  # and nothing is drawn
+        return fit_nested(rows, start, settings, seed=seed(), **more)
+
+    return climb
+
+
 def fit_nested(
     rows: Rows,
     start: Mixture,
     settings: EMSettings,
     *,
-    random_state: RandomState,
+    seed: int,
     previous: float = -torch.inf,
     first: int = 0,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
@@ -48,8 +65,10 @@ def fit_nested(
     """As :func:`~mogul.infer.em.fit_em`, but begin with EM on samples, each larger than the last.
 
     A sample of n rows knows a mixture to some 1/n nats a row, so EM on it ends there; all rows then
-    have to move it by no more, in fewer passes. What is recorded is what happened on all rows.
+    have to move it by no more, in fewer passes. What is recorded is what happened on all rows. The
+    samples depend on ``seed`` only.
     """
+    random_state = RandomState(seed)  # the same samples for every start
     for size in sample_sizes(rows.n_rows, start.n_components, start.n_features):
         sample = some_rows(rows, size, random_state)
         ran = fit_em(sample, start, replace(settings, tol=max(settings.tol, 1 / size)))

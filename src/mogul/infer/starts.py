@@ -206,7 +206,7 @@ def distinct_rows(rows: Rows) -> Rows:
     What is drawn from it depends neither on the order of the rows nor on whether a row is repeated
     or weighted.
     """
-    values = rows.values.double().cpu().numpy()
+    values = np.ascontiguousarray(rows.values.double().cpu().numpy())
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
     # A sum that is the same for equal rows: quicker to sort by than all columns.
     key = (values * np.cos(np.arange(1, rows.n_features + 1))).sum(1)
@@ -244,6 +244,8 @@ def _kmeans_labels(
 
     seed = random_state.randint(np.iinfo(np.int32).max)
     scaled = ((rows.values.double() - rows.mean()) / unit).cpu().numpy()
+    if not np.isfinite(scaled).all():  # squares overflow: no partition is better than another
+        return torch.arange(rows.n_rows) % n_components
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an empty cluster is repaired below

@@ -111,6 +111,8 @@ def fit_each(
             if final:
                 value[m], n_iter[m], state[m] = found, n, how
                 break
+            if found != found:
+                found = -math.inf
             worst_value = min(worst_value, found)
             if found > best_value:
                 best_value = found

@@ -259,8 +259,9 @@ def _load_lines(rows, start, n_rows, filling, lines):
     ahead = lines.shape[0] // n_lines  # the next tile, while this one is being worked on
     for panel in range((n_rows + PANEL - 1) // PANEL):
         first = start + panel * PANEL
-        for offset in range(0, PANEL * rows.strides[0], _CACHE_LINE):
-            prefetch(rows, first + ahead, offset)
+        if rows.strides[0] == n_features * rows.itemsize:  # not of a few columns of a wide table
+            for offset in range(0, PANEL * rows.strides[0], _CACHE_LINE):
+                prefetch(rows, first + ahead, offset)
         count = min(PANEL, start + n_rows - first)
         base = panel * n_lines * PANEL
         done = 0
