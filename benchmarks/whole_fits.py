@@ -64,8 +64,12 @@ def rows_of(name: str) -> np.ndarray:
 
         return old_faithful().values
     n, d = (int(part.replace(",", "")) for part in name.split(" × "))
-    rng = np.random.default_rng(n)
-    k = CASES[name][1]
+    return overlapping(n, d, CASES[name][1], seed=n)
+
+
+def overlapping(n: int, d: int, k: int, seed: int) -> np.ndarray:
+    """Rows of k clusters of different shapes and sizes that overlap."""
+    rng = np.random.default_rng(seed)
     centres = 2.5 * rng.normal(size=(k, d)) / math.sqrt(d / 2)
     spread = np.eye(d) + 0.5 * rng.normal(size=(k, d, d)) / math.sqrt(d)
     labels = rng.choice(k, n, p=rng.dirichlet(np.full(k, 5.0)))

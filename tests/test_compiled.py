@@ -365,9 +365,11 @@ def test_clusters_far_apart_are_fitted_as_by_the_reference(name, monkeypatch):
     slow = fit_em(rows, start, settings)
     assert quick.traces[0].n_iter == slow.traces[0].n_iter
     np.testing.assert_allclose(quick.log_likelihood, slow.log_likelihood, rtol=1e-11)
+    # The rows themselves are rounded to 1e-7 at 1e9; both see the same ones.
     np.testing.assert_allclose(quick.mixture.covariances, slow.mixture.covariances, rtol=1e-8)
     ends = begun.end.unpacked().select(order).covariances
-    np.testing.assert_allclose(ends, slow.mixture.covariances[0], rtol=1e-6)
+    # After three iterations; clusters so far apart are at rest after one, from any start.
+    np.testing.assert_allclose(ends, slow.mixture.covariances[0], rtol=1e-8)
 
 
 def test_ctrl_c_between_compiled_iterations_keeps_what_was_found(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.random import RandomState
 
+import mogul.infer.nested
 from laws.cases import CASES, tensor
 from mogul import GaussianMixture
 from mogul.covariances import structure
@@ -31,14 +32,20 @@ def begin(rows, name, k=4, seed=0):
 
 
 def test_samples_grow_from_that_of_a_start_to_an_eighth_of_the_rows():
-    assert sample_sizes(32_000, 4, 3) == []
-    assert sample_sizes(32_001, 4, 3) == [4000]
-    assert sample_sizes(10**6, 4, 3) == [4000, 64_000]
+    assert sample_sizes(799_999, 4, 3) == []
+    assert sample_sizes(800_000, 4, 3) == [4000, 64_000]
     assert sample_sizes(10**8, 4, 3) == [4000, 64_000, 1_024_000]
-    assert sample_sizes(10**6, 100, 3) == [20_000]
-    assert sample_sizes(10**6, 100, 200) == [80_000]
+    assert sample_sizes(10**7, 100, 3) == [20_000, 320_000]
+    assert sample_sizes(10**8, 100, 200) == [80_000, 1_280_000]
 
 
+@pytest.fixture
+def soon(monkeypatch):
+    """Samples of 40,000 rows too, so that tests are quick."""
+    monkeypatch.setattr(mogul.infer.nested, "_MANY", 8)
+
+
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("weighted", [False, True])
 @names
 def test_it_ends_as_high_as_em_and_all_rows_begin_higher(name, weighted):
@@ -59,6 +66,7 @@ def test_it_ends_as_high_as_em_and_all_rows_begin_higher(name, weighted):
     np.testing.assert_allclose(nested.log_likelihood, np.average(values, weights=weight))
 
 
+@pytest.mark.usefixtures("soon")
 def test_the_default_goes_through_samples_and_repeats_itself():
     x = overlapping(40_000)
     model = GaussianMixture(4, tol=1e-5, random_state=3).fit(x)
@@ -71,6 +79,7 @@ def test_the_default_goes_through_samples_and_repeats_itself():
     assert [record.iteration for record in model.history_] == list(range(1, model.n_iter_ + 1))
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_given_start_is_where_all_rows_begin():
     x = overlapping(40_000)
     means = x[:4]
@@ -85,6 +94,7 @@ def test_a_given_start_is_where_all_rows_begin():
     assert going_on.lower_bounds_[0] == pytest.approx(last, abs=1e-12)
 
 
+@pytest.mark.usefixtures("soon")
 def test_to_be_told_more_changes_nothing(capsys):
     """Starts then run one after another, on the same samples."""
     x = overlapping(40_000, 2, 8)
@@ -106,14 +116,13 @@ def test_few_rows_are_fitted_as_ever():
     np.testing.assert_array_equal(*fits)
 
 
+@pytest.mark.usefixtures("soon")
 def test_ctrl_c_on_a_sample_ends_the_fit(monkeypatch):
-    import mogul.infer.nested as nested
-
     def interrupted(rows, start, settings, **more):
         ran = fit_em(rows, start, settings, **more)
         return type(ran)(ran.mixture, ran.log_likelihood, ran.traces, interrupted=True)
 
-    monkeypatch.setattr(nested, "fit_em", interrupted)
+    monkeypatch.setattr(mogul.infer.nested, "fit_em", interrupted)
     rows = Rows(torch.from_numpy(overlapping(40_000)))
     with pytest.raises(KeyboardInterrupt):
         fit_nested(rows, begin(rows, "full"), EMSettings(), seed=0)

@@ -171,7 +171,9 @@ def test_many_rows_are_sampled_with_their_weights():
     index = sample.weight.long()
     assert torch.equal(sample.values, rows.values[index])
     assert len(index.unique()) == 4000
-    assert abs(float(index.double().mean()) / 25_000 - 1) < 0.05  # from everywhere
+    assert (
+        abs(float(index.double().mean()) / 25_000 - 1) < 0.05
+    )  # from everywhere; five deviations of 4000 draws
     assert sample_rows(rows, 200, RandomState(0)).n_rows == 40_000
     wide = Rows(torch.zeros(9000, 100))
     assert sample_rows(wide, 20, RandomState(0)).n_rows == 8000

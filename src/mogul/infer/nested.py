@@ -20,6 +20,9 @@ __all__ = ["fit_nested", "nested_climb", "sample_sizes"]
 
 _GROWTH = 16
 """How many times as many rows a sample has as the one before."""
+_MANY = 200
+"""How many times as many rows as a start's sample there are at least: of fewer, passes over all of
+them cost too little for samples to save any."""
 _SHARE = 8
 """How many times as many rows there are at least as in a sample."""
 
@@ -31,6 +34,8 @@ def sample_sizes(n_rows: int, n_components: int, n_features: int) -> list[int]:
     on samples cost a tenth of those on all rows.
     """
     size, sizes = n_sample_rows(n_components, n_features), []
+    if n_rows < _MANY * size:
+        return sizes
     while _SHARE * size < n_rows:
         sizes.append(size)
         size *= _GROWTH
