@@ -39,6 +39,7 @@ bench: $(VENV)/rivals
 	$(BIN)/python benchmarks/em_speed.py --cases grid --rivals oneDAL --repeats 5 --out benchmarks/results/em_grid.json
 	$(BIN)/python benchmarks/whole_fits.py --seeds 12 --out benchmarks/results/whole_fits.json
 	$(BIN)/python benchmarks/whole_fits.py --seeds 12 --pause 0.02 --out benchmarks/results/whole_fits_rested.json
+	$(BIN)/python benchmarks/growing_samples.py --out benchmarks/results/growing_samples.json
 	$(BIN)/python benchmarks/many_fits.py --out benchmarks/results/many_fits.json
 	$(BIN)/python benchmarks/gradient_passes.py
 	$(BIN)/python benchmarks/bayes_speed.py

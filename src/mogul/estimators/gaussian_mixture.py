@@ -90,9 +90,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     verbose_interval : int, default 10
     algorithm : {"auto", "em", "gradient"}, default "auto"
         "auto" is EM; of 800,000 rows on (200 times as many as a start looks at) on random samples
-        first, each sixteen times as large as the last, which took a quarter to three quarters of
-        the time over a million rows. It may end at another optimum. ``n_iter_`` and ``history_``
-        are of the iterations on all rows. Where parameters to start from are given, it is "em".
+        first, each sixteen times as large as the last. That took three quarters of the time on
+        average, from a quarter to twice as long, and may end at another optimum. ``n_iter_`` and
+        ``history_`` are of the iterations on all rows. Where parameters to start from are given,
+        it is "em".
         "gradient" maximises the likelihood by L-BFGS, one start after another: several times fewer
         passes over the rows than plain EM when clusters overlap heavily, and down to half of those
         of accelerated EM. ``tol`` is then the gain of five iterations together, no variance falls
