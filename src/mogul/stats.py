@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -75,14 +76,29 @@ class Stats:
         return torch.cat([getattr(self, name).reshape(-1).to(torch.float64) for name in _SUMS])
 
     def unpack(self, buffer: Tensor) -> Stats:
-        """The statistics whose :meth:`pack` is ``buffer``, with this one's shapes and origin."""
+        """The statistics whose :meth:`pack` is ``buffer``, with this one's shapes and origin.
+
+        They lie where ``buffer`` does.
+        """
         sizes = [getattr(self, name).numel() for name in _SUMS]
         parts = buffer.split(sizes)
         shaped = {
-            name: part.reshape(getattr(self, name).shape).to(getattr(self, name))
+            name: part.reshape(getattr(self, name).shape).to(getattr(self, name).dtype)
             for name, part in zip(_SUMS, parts, strict=True)
         }
         return replace(self, **shaped)
+
+    def to(self, device: torch.device) -> Stats:
+        """The same statistics on another device, by one transfer of all sums."""
+        if self.count.device == device:
+            return self
+        return replace(self.unpack(self.pack().to(device)), origin=self.origin.to(device))
+
+    @classmethod
+    def stack(cls, several: Sequence[Stats]) -> Stats:
+        """Those of single mixtures as those of a batch."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{name: torch.stack([getattr(one, name) for one in several]) for name in names})
 
     def index(self, index: Tensor | int | slice) -> Stats:
         """Some of the batch, as by indexing its first axis."""

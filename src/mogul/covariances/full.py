@@ -191,6 +191,9 @@ def pair_products(x: Tensor, out: Tensor | None = None) -> Tensor:
     n_features = x.shape[-2]
     if out is None:
         out = x.new_empty((n_features * (n_features + 1) // 2, x.shape[-1]))
+    if x.is_cuda:  # one kernel for all
+        rows, columns = torch.tril_indices(n_features, n_features, device=x.device)
+        return torch.mul(x[rows], x[columns], out=out)
     start = 0
     for i in range(n_features):
         torch.mul(x[: i + 1], x[i], out=out[start : start + i + 1])

@@ -59,6 +59,11 @@ class Rows:
             if batch.total_weight > 0:
                 yield batch
 
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows on another device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return Rows(self.values.to(device), weight)
+
     def take(self, index: Tensor) -> Rows:
         """Some rows, with their weights."""
         return Rows(self.values[index], None if self.weight is None else self.weight[index])

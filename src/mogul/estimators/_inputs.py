@@ -165,7 +165,7 @@ def as_rows(X: np.ndarray, sample_weight: np.ndarray | None, device: torch.devic
     return Rows(as_tensor(X, device), weight)
 
 
-def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     odd = any(stride < 0 or stride % array.itemsize for stride in array.strides)
     if odd or not array.flags.writeable:  # torch takes neither such strides nor read-only memory
         array = array.copy()
@@ -193,7 +193,8 @@ def named_device(device: Any) -> torch.device:
     """A device from its name; the CPU when None."""
     try:
         found = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=found)  # a build of torch without it says so only now
+        # A build of torch without it says so only now, as one does that has no float64.
+        torch.empty(0, dtype=torch.float64, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The device {device!r} cannot be used: {reason}") from None
@@ -205,7 +206,7 @@ def drawn_seed(rng: RandomState) -> int:
     return int(rng.randint(_LARGEST_SEED))
 
 
-def generator_on(device: torch.device, rng: RandomState) -> torch.Generator:
+def generator_on(device: torch.device | str, rng: RandomState) -> torch.Generator:
     """A generator of torch's own, seeded by scikit-learn's."""
     return torch.Generator(device=device).manual_seed(drawn_seed(rng))
 

@@ -407,7 +407,7 @@ degrees_of_freedom_prior_ : float or ndarray
         notes: Sequence[str] = (),
         previous: float = -np.inf,
     ) -> None:
-        generator = generator_on(rows.values.device, rng)
+        generator = generator_on("cpu", rng)
         with Observers(self, method.n_iterations(self.max_iter)) as observers:
             outcome = method.run(
                 Problem(
@@ -424,7 +424,7 @@ degrees_of_freedom_prior_ : float or ndarray
                     on_end=observers.finish,
                 )
             )
-        self._adopt(outcome, self._posterior_of(outcome, prior, rows), prior)
+        self._adopt(outcome, self._posterior_of(outcome, prior, rows.to("cpu")), prior)
         self._rows_seen = rows.total_weight
         self._warn_of(outcome, notes)
 
@@ -624,7 +624,7 @@ degrees_of_freedom_prior_ : float or ndarray
             columns = [kernels.log_prob(values, draws[i]) for i in range(len(draws))]
             return _array(torch.stack(columns, -1))
         if plug_in:
-            return _array(kernels.log_prob(values, self.mixture_.to(device=values.device)))
+            return _array(kernels.log_prob(values, self.mixture_))
         return _array(self._predictive.log_prob(values))
 
     def prob(
@@ -641,8 +641,8 @@ degrees_of_freedom_prior_ : float or ndarray
         """Mean log predictive density of the rows, in nats; weighted when weights are given."""
         check_is_fitted(self, "posterior_")
         rows = self._checked(X, sample_weight, reset=False)
-        values = self._predictive.log_prob(rows.values)
-        weight = None if rows.weight is None else rows.weight.double()
+        values = self._predictive.log_prob(rows.values.to(self._predictive.means))
+        weight = None if rows.weight is None else rows.weight.to(values)
         return float(values.mean() if weight is None else weight @ values / weight.sum())
 
     def predict(self, X: Any) -> np.ndarray:
@@ -676,7 +676,7 @@ degrees_of_freedom_prior_ : float or ndarray
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
                 "sample."
             )
-        generator = self._generator(predictive.means.device)
+        generator = self._generator()
         rows, labels = predictive.sample_with_labels((n_samples,), generator=generator)
         order = labels.argsort(stable=True)
         return _array(rows[order]), _array(labels[order])
@@ -685,11 +685,11 @@ degrees_of_freedom_prior_ : float or ndarray
         """New rows drawn from the posterior predictive distribution, in random order; (n, D)."""
         check_is_fitted(self, "posterior_")
         predictive = self._predictive
-        generator = self._generator(predictive.means.device)
+        generator = self._generator()
         return _array(predictive.sample((check_count(n, "n"),), generator=generator))
 
-    def _generator(self, device: torch.device) -> torch.Generator:
-        return generator_on(device, check_random_state(self.random_state))
+    def _generator(self) -> torch.Generator:
+        return generator_on("cpu", check_random_state(self.random_state))
 
     def _drawn(self, n: int) -> Mixture:
         """Draws of the posterior, with a warning where they are too much alike."""
@@ -785,7 +785,7 @@ degrees_of_freedom_prior_ : float or ndarray
     def prior_sample(self, params: str | Sequence[str] | None = None, n: int = _DRAWS) -> Any:
         """Draws of parameters from the prior, (n, *shape); as :meth:`posterior_mean`."""
         check_is_fitted(self, "posterior_")
-        generator = self._generator(self.prior_.components.loc.device)
+        generator = self._generator()
         with torch.no_grad():
             draws = self.prior_.sample((check_count(n, "n"),), generator=generator)
         return _by_name(params, lambda name: _array(quantity(name, self._fitted_kind).of(draws)))

@@ -262,7 +262,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         consequence = "its variance is reg_covar alone and the likelihood means little"
         work = array.size * array.shape[1] * int(self.n_components)
         with one_thread_if_small(work), Observers(self) as observers:
-            fixed = self._fixed_parts(array.shape[1], device)
+            fixed = self._fixed_parts(array.shape[1])
             rows = as_rows(array, weight, device)
             warn_of_constant_columns(rows, names, consequence)
             random_state = check_random_state(self.random_state)
@@ -294,7 +294,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return ascend
         return fit_em if begun or self.algorithm == "em" else nested_climb(random_state)
 
-    def _fixed_parts(self, n_features: int, device: torch.device) -> FixedParts:
+    def _fixed_parts(self, n_features: int) -> FixedParts:
         k = self.n_components
         shapes = {
             "weights": (self.weights_init, (k,)),
@@ -306,7 +306,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         }
         named = {"precisions": f"{self.covariance_type} precision"}
         parts = {
-            part: as_tensor(check_shape(value, shape, named.get(part, part)), device)
+            part: as_tensor(check_shape(value, shape, named.get(part, part)))
             for part, (value, shape) in shapes.items()
             if value is not None
         }
@@ -317,7 +317,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _last_state(self, n_features: int) -> tuple[Mixture, float] | None:
         if not (self.warm_start and hasattr(self, "converged_")):
             return None
-        mixture = self._on_device().to(dtype=torch.float64)
+        mixture = self.mixture_.to(dtype=torch.float64)
         if mixture.means.shape != (self.n_components, n_features):
             return None  # another problem: start anew, as scikit-learn does not
         return mixture, self.lower_bounds_[-1] if self.lower_bounds_ else -np.inf
@@ -430,32 +430,29 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         return Mixture(weights.log(), means, build(factor, *means.shape), names)
 
-    def _on_device(self) -> Mixture:
-        return self.mixture_.to(device=named_device(self.device))
-
     # --- answers ------------------------------------------------------------------------------
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-density of each row, in nats; (N,)."""
         rows = self._rows(X)
-        values = kernels.log_prob(rows.values, self._on_device())
+        values = kernels.log_prob(rows.values, self.mixture_)
         return values.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given."""
-        return mean_log_likelihood(self._rows(X, sample_weight), self._on_device())
+        return mean_log_likelihood(self._rows(X, sample_weight), self.mixture_)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row; (N,), counted from 0."""
         return self._predict(self._rows(X))
 
     def _predict(self, rows: Rows) -> np.ndarray:
-        return kernels.predict(rows.values, self._on_device()).cpu().numpy()
+        return kernels.predict(rows.values, self.mixture_).cpu().numpy()
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each component for each row; (N, K)."""
         rows = self._rows(X)
-        shares = kernels.responsibilities(rows.values, self._on_device())
+        shares = kernels.responsibilities(rows.values, self.mixture_)
         return shares.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
@@ -474,7 +471,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._criterion("icl", X, sample_weight)
 
     def _criterion(self, name: str, X: Any, sample_weight: Any) -> float:
-        return information_criterion(name, self._rows(X, sample_weight), self._on_device())
+        return information_criterion(name, self._rows(X, sample_weight), self.mixture_)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows and the components they are from, sorted by component.

@@ -41,6 +41,10 @@ _ROUNDING = 8.0
 _TIE = 1e-11
 """A relative difference of log-likelihoods that is rounding: the same end, found twice."""
 
+_HOST_NUMBERS = 1 << 18
+"""Numbers in the covariances of a mixture up to which M-steps are made on the CPU: each of their
+hundred operations takes an accelerator as long as moving these."""
+
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
@@ -182,6 +186,11 @@ def fit_em(
         bad = [(~one).nonzero().flatten().tolist() for one in ok]
         return [Step(value, mapped[i], bad[i]) for i, value in enumerate(values)]
 
+    seen = [(x.shape[-2], x.device) for x, _ in batches]
+    device = seen[0][1] if seen else start.device
+    work = sum(n_rows for n_rows, _ in seen) * start.means.numel() * start.n_features
+    few = start.covariance.factor.numel() <= _HOST_NUMBERS * len(start)
+    start = start.to(device="cpu" if few else device)
     traces = [Trace(first + i, previous) for i in range(len(start))]
     points = [start[i] for i in range(len(start))]
     how: dict[str, Any] = {
@@ -191,8 +200,8 @@ def fit_em(
         "on_iteration": on_iteration,
     }
     n_threads = at_hand()
-    with one_thread_if_small(_work(batches, start)):
-        if compiles(start.means.device, kind, settings):
+    with one_thread_if_small(work):
+        if compiles(device, kind, settings):
             from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
 
             compiled = CompiledMap(batches, start, settings.floor, n_threads)
@@ -238,12 +247,6 @@ def _split(mixture: Mixture, collapsed: Sequence[int]) -> Mixture | None:
     ok = torch.ones(mixture.n_components, dtype=torch.bool)
     ok[list(collapsed)] = False
     return split_into(mixture, ok)
-
-
-def _work(batches: Batches, start: Mixture) -> int:
-    """About how many multiplications one pass takes."""
-    n_rows = sum(x.shape[-2] for x, _ in batches)
-    return n_rows * start.means.numel() * start.n_features
 
 
 def likeliest(log_likelihoods: Sequence[float]) -> int:

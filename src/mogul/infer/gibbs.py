@@ -50,8 +50,8 @@ def sweep(
         Of the states before, in nats.
     """
     shape = (*mixtures.batch_shape, rows.shape[-2])
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device=rows.device)
-    stats = draw_step(rows, mixtures, uniform)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    stats = draw_step(rows, mixtures, uniform.to(rows.device))
     means, covariance = prior.components.resampled(stats, mixtures.covariance, generator)
     count, order = stats.count, prior.swapped(stats.count, generator)
     if order is not None:

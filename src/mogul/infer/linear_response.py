@@ -248,7 +248,7 @@ def is_saddle(rows: Rows, belief: Belief, prior: Belief) -> bool:
     if belief.encode(belief).numel() > _DENSE:
         return False
     step = -(-rows.n_rows // _ROWS_OF_CURVATURE)
-    some = rows.take(torch.arange(0, rows.n_rows, step, device=rows.values.device))
+    some = rows.take(torch.arange(0, rows.n_rows, step, device=rows.values.device)).to("cpu")
     weight = torch.ones_like(some.values[:, 0]) if some.weight is None else some.weight
     whole = Rows(some.values, weight.double() * (rows.total_weight / float(weight.sum())))
     hessian = LinearResponse(whole, belief, prior, check=False).hessian()

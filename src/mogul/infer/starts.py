@@ -64,7 +64,8 @@ def start_mixtures(
     begin = STARTS[method]
     with one_thread_if_small(rows.n_rows * n_components * rows.n_features**2):
         starts = [begin(rows, n_components, kind, settings, random_state) for _ in range(n_init)]
-    return stack([mixture for mixture, _ in starts]), torch.stack([ok for _, ok in starts])
+    found = stack([mixture.to(device="cpu") for mixture, _ in starts])
+    return found, torch.stack([ok.cpu() for _, ok in starts])
 
 
 def _from_kmeans(
@@ -204,7 +205,7 @@ def distinct_rows(rows: Rows) -> Rows:
     """Each distinct row once, in a fixed order, with its total weight.
 
     What is drawn from it depends neither on the order of the rows nor on whether a row is repeated
-    or weighted.
+    or weighted. On the CPU, where few rows are soonest clustered.
     """
     values = np.ascontiguousarray(rows.values.double().cpu().numpy())
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
@@ -221,9 +222,7 @@ def distinct_rows(rows: Rows) -> Rows:
         counts = np.bincount(np.cumsum(begins) - 1, counts)
         values = values[begins]
     kept = counts > 0
-    device = rows.values.device
-    weight = torch.as_tensor(counts[kept].astype(np.float64), device=device)
-    return Rows(torch.as_tensor(values[kept], device=device), weight)
+    return Rows(torch.as_tensor(values[kept]), torch.as_tensor(counts[kept].astype(np.float64)))
 
 
 def _column_scale(rows: Rows) -> Tensor:

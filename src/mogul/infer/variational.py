@@ -45,7 +45,7 @@ def elbo(batches: Batches, belief: Belief, prior: Belief) -> Tensor:
     mixture, log_constant = belief.surrogate()
     total = torch.zeros_like(log_constant)
     for rows, weight in batches:
-        row_weight = rows.shape[-2] if weight is None else weight.double().sum(-1)
+        row_weight = rows.shape[-2] if weight is None else weight.double().sum(-1).to(total)
         total = total + log_likelihood(rows, mixture, weight) + row_weight * log_constant
     return evidence(total, belief, prior)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mogul._threads import in_threads, one_thread_if_small, shares
 from mogul.errors import UnknownNameError
+from mogul.kernels.device import DeviceKernel, OneByOne, type_of_products
 from mogul.kernels.expanded import ExpandedKernel
 from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
@@ -45,7 +46,7 @@ Answer = TypeVar("Answer")
 KERNELS = ("reference", "expanded", "compiled")
 """In the order of their speed; "compiled" needs Numba (the extra ``fast``)."""
 
-Kernel: TypeAlias = "ReferenceKernel | ExpandedKernel | CompiledKernel | TritonKernel"
+Kernel: TypeAlias = "ReferenceKernel | ExpandedKernel | CompiledKernel | OneByOne | TritonKernel"
 
 
 def e_step(
@@ -66,7 +67,8 @@ def e_step(
     Returns
     -------
     Stats
-        About the components' means.
+        About the components' means, on the device of ``mixture``, which need not be that of the
+        rows.
 
     Examples
     --------
@@ -117,7 +119,8 @@ def _statistics(
 
     with _ieee(rows.device):
         total = reduce(add, _over_spans(collect, rows, engine))
-    return engine.mixture.covariance.recentre(total, engine.mixture.means.double())
+    exact = mixture.to(dtype=torch.float64)
+    return exact.covariance.recentre(total.to(mixture.device), exact.means)
 
 
 def log_likelihood(rows: Tensor, mixture: Mixture, sample_weight: Tensor | None = None) -> Tensor:
@@ -197,26 +200,45 @@ def _choose(rows: Tensor, mixture: Mixture, kernel: str) -> Kernel:
         known = ", ".join(map(repr, ("auto", *KERNELS)))
         raise UnknownNameError(f"The kernel {kernel!r} is unknown; choose one of {known}.")
     if kernel == "reference":
-        return ReferenceKernel(mixture)
-    on_cpu = rows.device.type == "cpu"
-    # On a CPU float64 costs about what float32 does once a tile is in cache, and keeps law 3. On an
-    # accelerator it may cost dozens of times as much: there float32 rows are computed in float32.
-    low = not on_cpu and rows.dtype != torch.float64
-    exact = mixture.to(dtype=torch.float32 if low else torch.float64)
+        return ReferenceKernel(mixture.to(device=rows.device))
+    # On a CPU float64 costs about what float32 does once a tile is in cache, and keeps law 3.
+    exact = mixture.to(dtype=torch.float64)
     if kernel != "auto":
         return _fast_kernel(kernel)(exact)
-    if on_cpu and rows.ndim == 2 and not _tracks_gradients(rows, mixture):
+    shared = rows.ndim == 2 and not _tracks_gradients(rows, mixture)
+    if rows.device.type != "cpu":
+        return _on_accelerator(rows, exact, shared)
+    if shared:
         candidate = _fast_kernel("compiled" if has_compiler() else "expanded")(exact)
         if candidate.applies:
             return candidate
-    if rows.device.type == "cuda" and _find_triton() and not _tracks_gradients(rows, mixture):
-        from mogul.kernels.triton_diagonal import TritonKernel
-
-        if TritonKernel.takes(rows, mixture):
-            fused = TritonKernel(mixture)
-            if fused.applies:
-                return fused
     return ReferenceKernel(exact)
+
+
+def _on_accelerator(rows: Tensor, mixture: Mixture, shared: bool) -> Kernel:
+    """The fastest kernel that applies where float64 may cost dozens of times what float32 does."""
+    products = type_of_products(rows.device)
+    dtype = torch.float64 if rows.dtype == torch.float64 else products
+    if shared:
+        if rows.device.type == "cuda" and _find_triton():
+            from mogul.kernels.triton_diagonal import TritonKernel
+
+            single = mixture[0] if len(mixture.batch_shape) == 1 else mixture
+            if TritonKernel.takes(rows, single):
+                fused = (
+                    OneByOne(
+                        mixture,
+                        [TritonKernel(mixture[i], rows.device) for i in range(len(mixture))],
+                    )
+                    if mixture.batch_shape
+                    else TritonKernel(mixture, rows.device)
+                )
+                if fused.applies:
+                    return fused
+        candidate = DeviceKernel(mixture, rows.device, dtype)
+        if candidate.applies:
+            return candidate
+    return ReferenceKernel(mixture.to(rows.device, dtype))
 
 
 @contextmanager

@@ -102,6 +102,10 @@ class CompiledKernel(Expansion):
         )
 
     @property
+    def applies(self) -> bool:
+        return self.is_near
+
+    @property
     def tile_rows(self) -> int:
         return self.plan.tile_panels * PANEL
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mogul.kernels.reference import drawn, scored, tiles
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["ExpandedKernel"]
+__all__ = ["ExpandedKernel", "Sums"]
 
 _TILE_BYTES = 1 << 22
 """What the features and log-densities of one tile take: measured best between 2 and 8 MB, where a
@@ -37,23 +38,26 @@ class ExpandedKernel(Expansion):
 
     def __init__(self, mixture: Mixture):
         super().__init__(mixture)
-        self.applies = self.applies and self._tile_rows() >= _FEWEST_TILE_ROWS
         self._lines = self._shares = self.constant.new_empty(0)
 
-    def __copy__(self) -> ExpandedKernel:
+    def __copy__(self) -> Self:
         """The same constants and buffers of its own, for another thread."""
-        twin = object.__new__(ExpandedKernel)
+        twin = object.__new__(type(self))
         empty = self.constant.new_empty(0)
         twin.__dict__ = {**self.__dict__, "_lines": empty, "_shares": empty}
         return twin
 
     @property
-    def tile_rows(self) -> int:
-        return max(_FEWEST_TILE_ROWS, min(_MOST_TILE_ROWS, self._tile_rows()))
+    def applies(self) -> bool:
+        return self.is_near and self._tile_rows(_TILE_BYTES) >= _FEWEST_TILE_ROWS
 
-    def _tile_rows(self) -> int:
+    @property
+    def tile_rows(self) -> int:
+        return max(_FEWEST_TILE_ROWS, min(_MOST_TILE_ROWS, self._tile_rows(_TILE_BYTES)))
+
+    def _tile_rows(self, n_bytes: int) -> int:
         per_row = self.quadratic.shape[-1] + self.mixture.n_features + 1 + self.constant.numel()
-        return _TILE_BYTES // (8 * per_row)
+        return n_bytes // (8 * per_row)
 
     def terms(self, rows: Tensor) -> Tensor:
         """Log w_k + log N(x; μ_k, Σ_k) for rows (S, D) of one tile; (*batch, K, S).
@@ -113,7 +117,7 @@ class ExpandedKernel(Expansion):
 
     def _add(
         self,
-        sums: _Sums,
+        sums: Sums,
         features: Tensor,
         x: Tensor,
         weight: Tensor | None,
@@ -145,17 +149,18 @@ class ExpandedKernel(Expansion):
             sums.products += torch.cat([products, _product(shares, x.T)], -1)
             sums.second += self.mixture.covariance.raw_second(products, shares, x[:-1])
 
-    def _zero(self) -> _Sums:
+    def _zero(self) -> Sums:
         n_lines = self.quadratic.shape[-1] + self.mixture.n_features + 1
-        per_mixture = self.constant.new_zeros(self.mixture.batch_shape)
-        return _Sums(
-            products=self.constant.new_zeros((*self.constant.shape, n_lines)),
-            second=torch.zeros_like(self.mixture.covariance.factor),
+        like = torch.zeros_like(self.constant, dtype=torch.float64)
+        per_mixture = like.new_zeros(self.mixture.batch_shape)
+        return Sums(
+            products=like.new_zeros((*self.constant.shape, n_lines)),
+            second=like.new_zeros(self.mixture.covariance.factor.shape),
             row_weight=per_mixture,
             log_likelihood=per_mixture.clone(),
         )
 
-    def _stats(self, sums: _Sums) -> Stats:
+    def _stats(self, sums: Sums) -> Stats:
         sizes = [self.quadratic.shape[-1], self.mixture.n_features, 1]
         products, first, count = sums.products.split(sizes, -1)
         raw_second = self.mixture.covariance.raw_second
@@ -170,7 +175,7 @@ class ExpandedKernel(Expansion):
 
 
 @dataclass
-class _Sums:
+class Sums:
     """What is added up over the tiles of a stretch of rows, in place."""
 
     products: Tensor  # responsibilities times features, x and one: (*batch, K, F + D + 1)

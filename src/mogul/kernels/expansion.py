@@ -10,11 +10,13 @@ from torch import Tensor
 from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
 
-__all__ = ["Expansion", "expansion_limit"]
+__all__ = ["Expansion", "expansion_limit", "is_near_in_float32"]
 
 _LIMIT_PER_FEATURE = 1e6
 """The largest quadratic form, per feature, that is summed in expanded form: float64 then leaves
 log-densities right to about 1e-10. Rows beyond it go to the reference."""
+
+_FARTHEST_IN_FLOAT32 = 1000.0
 
 
 class Expansion:
@@ -23,7 +25,7 @@ class Expansion:
     About a common origin, for all components of a batch of mixtures. The form cancels where a row
     is far from that origin in units of the narrowest component, which
     :math:`\bigl(\sum_j \sqrt{\Lambda_{jj}} |x_j|\bigr)^2 \ge x^\top \Lambda x` bounds: kernels give
-    rows beyond ``limit`` to ``fallback``.
+    rows beyond ``limit`` to ``fallback``. ``farthest`` is the largest :math:`\mu^\top \Lambda \mu`.
     """
 
     own_threads = False
@@ -46,13 +48,24 @@ class Expansion:
         self.sharpest = sharpest.sqrt()
         self.limit = expansion_limit(mixture.n_features)
         farthest = shifted.abs().reshape(-1, mixture.n_features).amax(0)
-        self.applies = bool(farthest @ self.sharpest < self.limit)
+        self.is_near = bool(farthest @ self.sharpest < self.limit)
+        self.farthest = (linear * shifted).sum(-1).max()
         self.fallback = ReferenceKernel(mixture)
 
 
 def expansion_limit(n_features: int) -> float:
     """The largest root of a quadratic form that is summed in expanded form."""
     return math.sqrt(_LIMIT_PER_FEATURE * n_features)
+
+
+def is_near_in_float32(squared_distance: Tensor) -> bool:
+    """Whether float32 leaves log-densities and covariances right to about 1e-4.
+
+    ``squared_distance`` is the largest of a mean from the common origin, in units of its own
+    covariance. Rows farther than all means lose no more digits than a difference of their
+    log-densities does in any form.
+    """
+    return bool(squared_distance <= _FARTHEST_IN_FLOAT32)
 
 
 def _centre(mixture: Mixture) -> Tensor:

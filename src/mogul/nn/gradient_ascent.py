@@ -36,10 +36,12 @@ def ascend(
     traces, ends, interrupted = [], [], False
     for i in range(len(start)):
         trace = Trace(first + i, previous)
-        module = TrainableMixture.from_mixture(start[i], min_variance=settings.floor)
+        module = TrainableMixture.from_mixture(
+            start[i].to(device=rows.values.device), min_variance=settings.floor
+        )
         interrupted = _climb(module, rows, settings, trace, on_iteration)
         traces.append(trace)
-        ends.append(module().detach())
+        ends.append(module().detach().to(device="cpu"))
         if interrupted:
             break
     mixture = stack(ends)
