@@ -88,8 +88,10 @@ def test_estimator_checks(estimator, check):
 def test_it_learns_mean_and_spread_in_the_units_of_y(fitted):
     at = np.array([[0.1], [0.5], [0.9]])
     mean, deviation = fitted.predict(at, return_std=True)
-    np.testing.assert_allclose(mean, 100 + 50 * at[:, 0], atol=0.8)
-    np.testing.assert_allclose(deviation, 0.5 + 4 * at[:, 0], rtol=0.25)
+    noise = 0.5 + 4 * at[:, 0]
+    # In units of the noise: another processor's rounding sends the training elsewhere.
+    assert (np.abs(mean - 100 - 50 * at[:, 0]) < noise / 3).all()
+    np.testing.assert_allclose(deviation, noise, rtol=0.25)
     x, y = spread(2000, 5)
     truth = stats.norm(100 + 50 * x[:, 0], 0.5 + 4 * x[:, 0]).logpdf(y).mean()
     assert truth - 0.05 < fitted.score(x, y) < truth + 0.01
