@@ -8,12 +8,14 @@
     │   └── InputTypeError (TypeError)    what was passed in is not of a kind that can be used
     ├── DegenerateFitError (ValueError)   every start of a fit collapsed
     ├── NotConvergedError (ValueError)    an answer needs a converged fit
+    ├── TeamError (RuntimeError)          one of several processes that fit together stopped
     └── FileError (OSError)               a file cannot be used
         ├── MissingFileError (FileNotFoundError)
         └── FileFormatError (ValueError)  truncated, damaged, of a newer format, of an unknown kind
     MogulWarning (UserWarning)
     ├── MeanFieldWarning                  a posterior is too narrow as it was asked for
     ├── RepairWarning                     a component collapsed and was repaired, or a start dropped
+    ├── CheckpointWarning                 the state of a fit could not be kept; the fit goes on
     └── SpikeWarning                      a component sits on duplicated or rounded values
 
 Every message is one sentence, or two: what happened, what was expected, what to try.
@@ -22,6 +24,7 @@ Every message is one sentence, or two: what happened, what was expected, what to
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointWarning",
     "DegenerateFitError",
     "FileError",
     "FileFormatError",
@@ -34,6 +37,7 @@ __all__ = [
     "NotConvergedError",
     "RepairWarning",
     "SpikeWarning",
+    "TeamError",
     "UnknownNameError",
 ]
 
@@ -65,6 +69,10 @@ class NotConvergedError(MogulError, ValueError):
     """The answer asked for exists only at a converged fit."""
 
 
+class TeamError(MogulError, RuntimeError):
+    """One of several processes that fit together stopped, and so all did."""
+
+
 class FileError(MogulError, OSError):
     """A file cannot be read or written."""
 
@@ -87,6 +95,10 @@ class MeanFieldWarning(MogulWarning):
 
 class RepairWarning(MogulWarning):
     """A component collapsed and was repaired, or a whole start was dropped."""
+
+
+class CheckpointWarning(MogulWarning):
+    """The state of a fit could not be kept in its file; the fit goes on."""
 
 
 class SpikeWarning(MogulWarning):

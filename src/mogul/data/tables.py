@@ -27,13 +27,21 @@ from mogul.errors import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Table", "check_table_destination", "read_table", "write_csv", "write_table"]
+__all__ = [
+    "ROW_NUMBERS",
+    "Table",
+    "check_table_destination",
+    "numeric_names",
+    "read_table",
+    "write_csv",
+    "write_table",
+]
 
 _LARGEST_BLOCK = 2**31 - 1
 """Bytes that pyarrow's CSV reader can take at once."""
 
 
-_ROW_NUMBERS = ("", "__index_level_0__")
+ROW_NUMBERS = ("", "__index_level_0__")
 """The names under which pandas writes its row numbers to CSV and Parquet: no feature."""
 
 
@@ -350,7 +358,7 @@ def _chosen(
     table: pa.Table, columns: Sequence[str] | None, weight_column: str | None, path: Any
 ) -> list[str]:
     """The names of the columns to use, in order."""
-    numeric = _numeric_names(table)
+    numeric = numeric_names(table.schema)
     wanted = [weight_column] if weight_column is not None else []
     if columns is not None:
         wanted = [*columns, *wanted]
@@ -363,7 +371,7 @@ def _chosen(
                 f"Column {name!r} of {path} is not numeric, its type is {kind}; numeric are "
                 f"{_listed(numeric)}."
             )
-    left_out = {weight_column, *_ROW_NUMBERS}
+    left_out = {weight_column, *ROW_NUMBERS}
     chosen = [n for n in numeric if n not in left_out] if columns is None else list(columns)
     if not chosen:
         raise InputError(
@@ -391,12 +399,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names)) if names else "none"
 
 
-def _numeric_names(table: pa.Table) -> list[str]:
+def numeric_names(schema: pa.Schema) -> list[str]:
+    """The columns of integers, floats and decimals."""
     from pyarrow import types
 
     return [
         field.name
-        for field in table.schema
+        for field in schema
         if types.is_integer(field.type)
         or types.is_floating(field.type)
         or types.is_decimal(field.type)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -21,7 +22,8 @@ from mogul._threads import one_thread_if_small
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
-from mogul.errors import InputError, RepairWarning
+from mogul.data.sources import Source, ahead
+from mogul.errors import InputError, RepairWarning, SpikeWarning
 from mogul.estimators._inputs import (
     as_rows,
     as_tensor,
@@ -36,12 +38,15 @@ from mogul.estimators._inputs import (
 from mogul.estimators._progress import Observers
 from mogul.estimators._state import finite_or_none, is_plain, remembered_names
 from mogul.infer.ascent import ACCELERATIONS
+from mogul.infer.checkpoint import Checkpoint
 from mogul.infer.criteria import information_criterion, mean_log_likelihood
 from mogul.infer.em import EMResult, EMSettings, fit_em
 from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
 from mogul.infer.nested import nested_climb
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
+from mogul.infer.streams import fit_source
+from mogul.infer.survey import Survey
 from mogul.mixture import Mixture
 from mogul.nn.gradient_ascent import ascend
 
@@ -110,6 +115,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Where to compute; the CPU by default.
     dtype : {"float32", "float64"}, optional
         The type of the fitted parameters; that of the data by default. Sums are always float64.
+    checkpoint : Checkpoint or path, optional
+        Of a fit to a source: a file that keeps the state after every iteration, so that a fit that
+        was killed can go on.
 
     Attributes
     ----------
@@ -205,6 +213,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         progress: str | bool = "auto",
         device: str | torch.device | None = None,
         dtype: Any = None,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     ):
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -226,6 +235,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.progress = progress
         self.device = device
         self.dtype = dtype
+        self.checkpoint = checkpoint
 
     # --- fitting ------------------------------------------------------------------------------
 
@@ -234,7 +244,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
+            A :class:`mogul.data.Source` is read in batches, once before the first iteration and
+            once in each. In a process group every process calls this and gets the same answer.
         y : ignored
         sample_weight : array-like, shape (N,), optional
             A weight of two counts a row twice, a weight of zero not at all.
@@ -243,11 +255,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         -------
         self
         """
-        self._fit(X, sample_weight)
+        if isinstance(X, Source):
+            self._fit_source(X, sample_weight)
+        else:
+            self._fit(X, sample_weight)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each row; the same as fit, predict."""
+        if isinstance(X, Source):
+            return self.fit(X, sample_weight=sample_weight).predict(X)
         array = self._fit(X, sample_weight)
         return self._predict(as_rows(array, None, named_device(self.device)))
 
@@ -287,6 +304,55 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 self.adopt(fit, dtype, names)
         self._warn_of(fit)
         return array
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit_source(self, source: Source, sample_weight: Any) -> None:
+        if sample_weight is not None:
+            raise InputError(
+                "sample_weight is given beside a source, whose rows carry their own weights; name "
+                "the column with weight_column, or give the weights to the source."
+            )
+        if self.algorithm == "gradient":
+            raise InputError(
+                "algorithm='gradient' needs the rows in memory; take 'em' for a source."
+            )
+        names = source.names
+        fixed = self._fixed_parts(source.n_features)
+        surveys: list[Survey] = []
+        with Observers(self) as observers:
+            fit = fit_source(
+                source,
+                int(self.n_components),
+                self.covariance_type,
+                EMSettings(self.tol, int(self.max_iter), self.reg_covar, self.acceleration),
+                method=self.init_params,
+                n_init=self.n_init,
+                random_state=check_random_state(self.random_state),
+                fixed=fixed,
+                continue_from=self._last_state(source.n_features),
+                samples=self.algorithm == "auto",
+                device=named_device(self.device),
+                checkpoint=self._checkpoint(),
+                on_iteration=observers.watching,
+                on_survey=surveys.append,
+            )
+            observers.finish(fit.trace)
+        found = surveys[0]
+        if found.constant:
+            which = ", ".join(str(j if names is None else names[j]) for j in found.constant)
+            warn(
+                f"Every value of column {which} is the same, so its variance is reg_covar alone "
+                "and the likelihood means little; drop it.",
+                SpikeWarning,
+            )
+        self.__dict__.pop("feature_names_in_", None)
+        dtype = named_dtype(self.dtype) or np.dtype(str(found.sample.values.dtype)[6:])
+        self.adopt(fit, dtype, names)
+        self._warn_of(fit)
+
+    def _checkpoint(self) -> Checkpoint | None:
+        given = self.checkpoint
+        return given if given is None or isinstance(given, Checkpoint) else Checkpoint(given)
 
     def _climb(self, begun: bool, random_state: RandomState) -> Callable[..., EMResult]:
         """The algorithm; EM on samples first would leave what is ``begun`` already."""
@@ -434,26 +500,57 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-density of each row, in nats; (N,)."""
-        rows = self._rows(X)
-        values = kernels.log_prob(rows.values, self.mixture_)
-        return values.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
+
+        def answer(rows: Rows) -> np.ndarray:
+            values = kernels.log_prob(rows.values, self.mixture_)
+            return values.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
+
+        return self._each(X, answer)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given."""
-        return mean_log_likelihood(self._rows(X, sample_weight), self.mixture_)
+        if not isinstance(X, Source):
+            return mean_log_likelihood(self._rows(X, sample_weight), self.mixture_)
+        total = weight = 0.0
+        for rows in self._checked_batches(X):
+            total += mean_log_likelihood(rows, self.mixture_) * rows.total_weight
+            weight += rows.total_weight
+        return total / weight
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row; (N,), counted from 0."""
-        return self._predict(self._rows(X))
+        return self._each(X, self._predict)
 
     def _predict(self, rows: Rows) -> np.ndarray:
         return kernels.predict(rows.values, self.mixture_).cpu().numpy()
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each component for each row; (N, K)."""
-        rows = self._rows(X)
-        shares = kernels.responsibilities(rows.values, self.mixture_)
-        return shares.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
+
+        def answer(rows: Rows) -> np.ndarray:
+            shares = kernels.responsibilities(rows.values, self.mixture_)
+            return shares.cpu().numpy().astype(self._answer_dtype(rows), copy=False)
+
+        return self._each(X, answer)
+
+    def _each(self, X: Any, answer: Callable[[Rows], np.ndarray]) -> np.ndarray:
+        """An answer for every row, batch by batch where X is a source."""
+        if not isinstance(X, Source):
+            return answer(self._rows(X))
+        return np.concatenate([answer(rows) for rows in self._checked_batches(X)])
+
+    def _checked_batches(self, source: Source) -> Iterator[Rows]:
+        check_is_fitted(self, "means_")
+        known = getattr(self, "feature_names_in_", None)
+        same = known is None or source.names is None or list(known) == list(source.names)
+        if source.n_features != self.n_features_in_ or not same:
+            raise InputError(
+                f"The source has columns {source.names or source.n_features}; the model was fitted "
+                f"to {self.n_features_in_ if known is None else tuple(known)}."
+            )
+        device = named_device(self.device)
+        for block in ahead(source.checked_blocks()):
+            yield Rows(*block.tensors()).to(device)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion, −2ℓ + p log n; lower is better (Schwarz 1978)."""

@@ -63,6 +63,8 @@ class Ascent(Generic[Point]):
     mend : callable (point, collapsed) → point or None, optional
         Repairs a point some of whose components collapsed; None gives the start up.
     on_iteration : callable (record) → True to stop, optional
+    on_state : callable (Ascent), optional
+        Told after every pass, to keep the state.
     """
 
     def __init__(
@@ -77,9 +79,11 @@ class Ascent(Generic[Point]):
         acceleration: str,
         mend: Callable[[Point, Sequence[int]], Point | None] | None = None,
         on_iteration: Callable[[Any], bool | None] | None = None,
+        on_state: Callable[[Ascent[Point]], object] | None = None,
     ):
         self.evaluate, self.points, self.traces = evaluate, list(points), traces
         self.chart, self.mend, self.on_iteration = chart, mend, on_iteration
+        self.on_state = on_state
         self.tol, self.max_iter, self.acceleration = tol, max_iter, acceleration
         on = acceleration == "squarem"
         self.squarem: list[Squarem[Point] | None] = [Squarem(chart) if on else None for _ in points]
@@ -95,6 +99,8 @@ class Ascent(Generic[Point]):
         try:
             while self.active and not interrupted:
                 interrupted = self._advance()
+                if self.on_state is not None:
+                    self.on_state(self)
         except KeyboardInterrupt:
             interrupted = True
         for i in self.active:

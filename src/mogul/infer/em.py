@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,9 +22,13 @@ from mogul.kernels import e_step, has_compiler
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
+if TYPE_CHECKING:
+    from mogul.infer.checkpoint import Keeper
+
 __all__ = [
     "EMResult",
     "EMSettings",
+    "Streamed",
     "collect",
     "compiles",
     "fit_em",
@@ -45,7 +49,26 @@ _HOST_NUMBERS = 1 << 18
 """Numbers in the covariances of a mixture up to which M-steps are made on the CPU: each of their
 hundred operations takes an accelerator as long as moving these."""
 
-Batches = Iterable[tuple[Tensor, Tensor | None]]
+
+@dataclass(frozen=True)
+class Streamed:
+    """Rows that somebody else reads, by the statistics of all of them.
+
+    Attributes
+    ----------
+    n_rows : int
+    device : torch.device
+        Where they are worked on.
+    collect : callable, Mixture → Stats
+        One pass over the rows.
+    """
+
+    n_rows: int
+    device: torch.device
+    collect: Callable[[Mixture], Stats]
+
+
+Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]] | Streamed
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,8 @@ class EMResult:
 
 def collect(batches: Batches, mixture: Mixture) -> Stats:
     """The statistics of all rows: one pass over the data."""
+    if isinstance(batches, Streamed):
+        return batches.collect(mixture)
     return reduce(add, (e_step(x, mixture, weight) for x, weight in batches))
 
 
@@ -157,6 +182,7 @@ def fit_em(
     previous: float = -torch.inf,
     first: int = 0,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
+    keeper: Keeper | None = None,
 ) -> EMResult:
     """Run EM from every mixture of a batch of starts.
 
@@ -173,6 +199,8 @@ def fit_em(
     first : int
         The number of the first of these starts, where others have run before.
     on_iteration : callable (IterationRecord) → True to stop, optional
+    keeper : Keeper, optional
+        Where the state of a fit to streamed rows is kept, and gone on from.
     """
     kind = type(start.covariance)
 
@@ -186,9 +214,8 @@ def fit_em(
         bad = [(~one).nonzero().flatten().tolist() for one in ok]
         return [Step(value, mapped[i], bad[i]) for i, value in enumerate(values)]
 
-    seen = [(x.shape[-2], x.device) for x, _ in batches]
-    device = seen[0][1] if seen else start.device
-    work = sum(n_rows for n_rows, _ in seen) * start.means.numel() * start.n_features
+    n_rows, device = _extent(batches)
+    work = n_rows * start.means.numel() * start.n_features
     few = start.covariance.factor.numel() <= _HOST_NUMBERS * len(start)
     start = start.to(device="cpu" if few else device)
     traces = [Trace(first + i, previous) for i in range(len(start))]
@@ -201,7 +228,7 @@ def fit_em(
     }
     n_threads = at_hand()
     with one_thread_if_small(work):
-        if compiles(device, kind, settings):
+        if not isinstance(batches, Streamed) and compiles(device, kind, settings):
             from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
 
             compiled = CompiledMap(batches, start, settings.floor, n_threads)
@@ -227,11 +254,22 @@ def fit_em(
             )
         else:
             ascent = Ascent(evaluate, points, traces, chart=MixtureChart(), mend=_split, **how)
+            if keeper is not None:
+                keeper.restore(ascent)
+                ascent.on_state = keeper.keep
             interrupted = ascent.run()
             mixture = stack(ascent.points)
             final = collect(batches, mixture).mean_log_likelihood()
     failed = torch.tensor([trace.failed for trace in traces], device=final.device)
     return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
+
+
+def _extent(batches: Batches) -> tuple[int, torch.device]:
+    """How many rows there are, and where."""
+    if isinstance(batches, Streamed):
+        return batches.n_rows, batches.device
+    seen = [(x.shape[-2], x.device) for x, _ in batches]
+    return sum(n_rows for n_rows, _ in seen), seen[0][1] if seen else torch.device("cpu")
 
 
 def compiles(device: torch.device, kind: type[Covariance], settings: EMSettings) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from mogul.mixture import Mixture
 
-__all__ = ["Chart", "MixtureChart", "Squarem"]
+__all__ = ["Chart", "MixtureChart", "Squarem", "SquaremState"]
 
 _FIRST_MAX_STEP = 4.0
 _STEP_GROWTH = 4.0
@@ -28,6 +30,14 @@ class Chart(Protocol[Point]):
     def decode(self, values: Tensor, reference: Point) -> Point:
         """The inverse of :meth:`encode`."""
         ...
+
+
+@dataclass(frozen=True)
+class SquaremState(Generic[Point]):
+    """All that a :class:`Squarem` remembers: points, and numbers as JSON types."""
+
+    points: list[Point]
+    numbers: dict[str, Any]
 
 
 class Squarem(Generic[Point]):
@@ -49,6 +59,27 @@ class Squarem(Generic[Point]):
         self._required = -float("inf")
         self._step = 1.0
         self._max_step = _FIRST_MAX_STEP
+
+    def state(self) -> SquaremState[Point]:
+        """What :meth:`restore` needs to go on from here."""
+        points = [point for point, _ in self._trail]
+        if self._fallback is not None:
+            points.append(self._fallback)
+        numbers = {
+            "values": [value for _, value in self._trail],
+            "pending": self.pending,
+            "required": self._required,
+            "step": self._step,
+            "max_step": self._max_step,
+        }
+        return SquaremState(points, numbers)
+
+    def restore(self, points: Sequence[Point], numbers: dict[str, Any]) -> None:
+        """Remember what :meth:`state` told."""
+        self._fallback = points[-1] if numbers["pending"] else None
+        self._trail = list(zip(points, numbers["values"], strict=False))
+        self._required, self._step = numbers["required"], numbers["step"]
+        self._max_step = numbers["max_step"]
 
     @property
     def pending(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cache, reduce
@@ -30,6 +30,7 @@ __all__ = [
     "KERNELS",
     "draw_step",
     "e_step",
+    "e_steps",
     "has_compiler",
     "log_likelihood",
     "log_prob",
@@ -103,6 +104,22 @@ def draw_step(
     return _statistics(rows, mixture, sample_weight, uniform, kernel)
 
 
+def e_steps(batches: Iterable[tuple[Tensor, Tensor | None]], mixture: Mixture) -> Stats:
+    """The sum of :func:`e_step` over batches of (rows, weights) on one device, of one type.
+
+    What depends on the mixture only is computed once. No batches add up to nothing.
+    """
+    engine: Kernel | None = None
+    total: Stats | None = None
+    for rows, weight in batches:
+        engine = engine or _choose(rows, mixture, "auto")
+        found = _added_up(engine, rows, weight, None)
+        total = found if total is None else total + found
+    if total is None:
+        return e_step(mixture.means.new_empty((0, mixture.n_features)), mixture)
+    return _about_means(total, mixture)
+
+
 def _statistics(
     rows: Tensor,
     mixture: Mixture,
@@ -111,16 +128,24 @@ def _statistics(
     kernel: str,
 ) -> Stats:
     engine = _choose(rows, mixture, kernel)
+    return _about_means(_added_up(engine, rows, sample_weight, uniform), mixture)
 
+
+def _about_means(stats: Stats, mixture: Mixture) -> Stats:
+    exact = mixture.to(dtype=torch.float64)
+    return exact.covariance.recentre(stats.to(mixture.device), exact.means)
+
+
+def _added_up(
+    engine: Kernel, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None
+) -> Stats:
     def collect(span: slice) -> Stats:
         weight = None if sample_weight is None else sample_weight[..., span]
         chance = None if uniform is None else uniform[..., span]
         return copy(engine).collect(rows[..., span, :], weight, chance)
 
     with _ieee(rows.device):
-        total = reduce(add, _over_spans(collect, rows, engine))
-    exact = mixture.to(dtype=torch.float64)
-    return exact.covariance.recentre(total.to(mixture.device), exact.means)
+        return reduce(add, _over_spans(collect, rows, engine))
 
 
 def log_likelihood(rows: Tensor, mixture: Mixture, sample_weight: Tensor | None = None) -> Tensor:

@@ -1,0 +1,145 @@
+"""Maximum likelihood for rows that are read in batches, by one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from numpy.random import RandomState
+from torch import Tensor
+
+from mogul.data.rows import Rows
+from mogul.data.sources import Source
+from mogul.errors import InputError
+from mogul.infer.checkpoint import Checkpoint
+from mogul.infer.em import EMResult, EMSettings, Streamed, fit_em
+from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
+from mogul.infer.starts import n_sample_rows
+from mogul.infer.stopping import IterationRecord
+from mogul.infer.survey import Survey, survey
+from mogul.infer.team import Collect, Team
+from mogul.kernels import e_steps
+from mogul.mixture import Mixture
+from mogul.stats import Stats
+
+__all__ = ["fit_source", "on_device", "total_log_likelihood"]
+
+_GROWTH = 16
+"""How many times as many rows are drawn in the first pass as a start looks at."""
+
+
+def on_device(source: Source, device: torch.device) -> Any:
+    """The batches of a source on a device."""
+    for values, weight in source:
+        yield values.to(device), None if weight is None else weight.to(device)
+
+
+def fit_source(
+    source: Source,
+    n_components: int,
+    covariance_type: str,
+    settings: EMSettings,
+    *,
+    method: str,
+    n_init: int,
+    random_state: RandomState,
+    fixed: FixedParts,
+    continue_from: tuple[Mixture, float] | None = None,
+    samples: bool = True,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    on_iteration: Callable[[IterationRecord], bool | None] | None = None,
+    on_survey: Callable[[Survey], object] | None = None,
+) -> Fit:
+    """Fit a mixture to all rows of a source.
+
+    The first pass checks every row and draws a sample. Starts are made from it; with ``samples``,
+    EM then runs on the whole sample before the first pass over all rows, so that few passes are
+    left to do. In a process group each process reads its part, and the first one decides; all get
+    the same answer.
+
+    Parameters
+    ----------
+    source : Source
+    samples : bool
+        Whether EM runs on the sample first.
+    device : torch.device
+        Where batches are worked on.
+    checkpoint : Checkpoint, optional
+        Where the state is kept, and whether to go on from it.
+    on_survey : callable (Survey), optional
+        Told what the first pass found.
+
+    Other parameters are those of :func:`~mogul.infer.maximum_likelihood.fit_mixture`.
+    """
+    if source.once:
+        raise InputError(
+            "The source can be read once only, and EM needs several passes; give a list of batches "
+            "or a DataLoader instead of an iterator, or write the rows to a Parquet file."
+        )
+    team = Team()
+    part = source.shard(team.rank, team.size) if source.shared else source
+    seed = team.share(_peek(random_state))
+    size = _GROWTH * n_sample_rows(n_components, source.n_features)
+    found = survey(part, size, seed, team)
+    if on_survey is not None:
+        on_survey(found)
+
+    def local(mixture: Mixture) -> Stats:
+        return e_steps(on_device(part, device), mixture)
+
+    def work(collect: Collect) -> Fit:
+        streamed = Streamed(found.n_rows, device, collect)
+        keeper = None
+        if checkpoint is not None:
+            task = covariance_type, n_components, found, settings, team.size
+            keeper = checkpoint.of(*task)
+        warm = samples and found.sample.n_rows < found.n_rows
+        before = continue_from
+        if keeper is not None and keeper.resumes:
+            before = keeper.start(), -torch.inf
+
+        def climb(rows: Rows, start: Mixture, how: EMSettings, **more: Any) -> EMResult:
+            if warm and before is None and fixed.empty:
+                start = _warmed(rows, start, how)
+            return fit_em(streamed, start, how, keeper=keeper, **more)
+
+        return fit_mixture(
+            found.sample,
+            n_components,
+            covariance_type,
+            settings,
+            method=method,
+            n_init=n_init,
+            random_state=random_state,
+            fixed=fixed,
+            continue_from=before,
+            climb=climb,
+            on_iteration=on_iteration,
+        )
+
+    return team.lead(work, local)
+
+
+def _warmed(sample: Rows, start: Mixture, settings: EMSettings) -> Mixture:
+    """Where EM on a sample of n rows, which knows a mixture to some 1/n nats a row, brings it."""
+    tol = max(settings.tol, 1 / sample.n_rows)
+    ran = fit_em(sample, start, replace(settings, tol=tol))
+    if ran.interrupted:  # there is nothing to keep yet
+        raise KeyboardInterrupt
+    return start if any(trace.failed for trace in ran.traces) else ran.mixture
+
+
+def _peek(random_state: RandomState) -> int:
+    """A seed that its next number will not be, so that starts are those of rows in memory."""
+    twin = RandomState()
+    twin.set_state(random_state.get_state())
+    return int(twin.randint(2**31 - 1))
+
+
+def total_log_likelihood(source: Source, mixture: Mixture, device: torch.device) -> Tensor:
+    """Of all rows, in nats, and their weight; (2,)."""
+    stats = e_steps(on_device(source, device), mixture)
+    return torch.stack([stats.log_likelihood, stats.row_weight])
