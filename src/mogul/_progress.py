@@ -21,7 +21,7 @@ class ProgressLine:
         self.began = monotonic()
         self.bar: Any = None  # a rich.progress.Progress once it shows
 
-    def update(self, what: str, done: int, total: int, value: str) -> None:
+    def update(self, what: str, done: int, total: int | None, value: str) -> None:
         if not self.wanted or monotonic() - self.began < self.wait:
             return
         if self.bar is None:

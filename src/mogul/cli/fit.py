@@ -20,6 +20,14 @@ from mogul.cli._arguments import (
     table_rows,
 )
 from mogul.cli._bayes import fit_posterior, inference_settings
+from mogul.cli._files import (
+    CheckpointOption,
+    MemoryOption,
+    ResumeOption,
+    fit_files,
+    is_many,
+    n_processes,
+)
 from mogul.cli._report import number, print_facts, print_mixture, print_saved, print_table_facts
 from mogul.errors import InputError
 
@@ -118,6 +126,9 @@ def fit(
     acceleration: AccelerationOption = None,
     bayes: BayesOption = False,
     inference: InferenceOption = None,
+    memory: MemoryOption = None,
+    checkpoint: CheckpointOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Fit a mixture of Gaussians to the numeric columns of a table.
 
@@ -127,6 +138,8 @@ def fit(
       mogul fit cars.csv -k 1-6 -c all --criterion icl --out cars.safetensors
       mogul fit cars.parquet -k 3 -c tied --columns power_kw,weight_kg --weight-column count
       mogul fit cars.csv --bayes -k 10 --out cars.safetensors
+      mogul fit 'cars/*.parquet' -k 8 -c diag --memory 1GB --checkpoint state --out cars.safetensors
+      torchrun --nproc-per-node=2 -m mogul fit cars/ -k 8 -c diag --out cars.safetensors
 
     With a range of K or several covariance types every combination is fitted, a table of the
     criterion is printed and the best is kept.
@@ -134,6 +147,9 @@ def fit(
     With --bayes the highest K is the most there may be: a Dirichlet process gives weight to those
     that are needed. Intervals of 95 % are printed, corrected for what mean field leaves out; of
     several covariance types the one of the highest evidence lower bound is kept.
+
+    A folder or a quoted pattern of Parquet files, which need not fit in memory, is read in batches,
+    by as many processes as torchrun starts; one K and one covariance type can then be fitted.
     """  # noqa: D301 - the escape tells typer to keep the lines
     sizes, kinds = _sizes(components), _kinds(covariance)
     speed = acceleration and acceleration.value
@@ -141,6 +157,17 @@ def fit(
     settings = _given(random_state=seed, n_init=n_init, **one_only)
     if out is not None:
         _check_destination(out)
+    if memory or checkpoint or resume or n_processes() > 1 or is_many(data):
+        single = len(sizes) == len(kinds) == 1 and not (bayes or inference or criterion)
+        if not single:
+            raise InputError(
+                "Files that are read in batches take one model at a time; give one K and one "
+                "covariance type, without --bayes, --inference and --criterion."
+            )
+        where = {"columns": columns, "weight_column": weight_column, "memory": memory}
+        keep = {"checkpoint": checkpoint, "resume": resume, "out": out}
+        fit_files(data, sizes[0], kinds[0], settings, **where, **keep)
+        return
     if bayes:
         _refuse_with_bayes(criterion)
         asked = inference_settings(inference and inference.value, settings)

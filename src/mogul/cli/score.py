@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from mogul.cli._arguments import (
     rows_for,
     single_mixture,
 )
+from mogul.cli._files import files_for, is_many
 from mogul.cli._report import number
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ def score(
     Examples:
       mogul score cars.safetensors new_cars.csv --out scores.parquet
       mogul score cars.safetensors new_cars.csv --summary
+      mogul score cars.safetensors 'new/*.parquet' --out scores.parquet
 
     The columns of DATA are found by the names that the model was fitted with. For a model with a
-    posterior, densities and probabilities are averaged over it.
+    posterior, densities and probabilities are averaged over it. A folder or a quoted pattern of
+    Parquet files is read and written in batches, so that memory does not grow with the rows.
     """  # noqa: D301 - the escape tells typer to keep the lines
     from mogul import load
     from mogul.data import check_table_destination, write_csv, write_table
@@ -60,6 +64,9 @@ def score(
     if out is not None:
         check_table_destination(out)
     found = load(model)
+    if is_many(data):
+        _score_files(found, model, data, columns, out, summary)
+        return
     rows = rows_for(single_mixture(found, model), data, columns)
     if summary:
         print(number(float(_densities(found, rows).mean())))
@@ -68,6 +75,31 @@ def score(
     else:
         write_table(out, _scores(found, rows))
         print(f"{rows.n_rows} rows written to {out}")
+
+
+def _score_files(
+    found: Any, model: Path, data: Path, columns: str | None, out: Path | None, summary: bool
+) -> None:
+    """Batch after batch: memory holds one of them."""
+    from mogul.data import Rows, write_csv, write_table_parts
+
+    source = files_for(single_mixture(found, model), data, columns)
+    batches = (Rows(*block.tensors()) for block in source.checked_blocks())
+    if summary:
+        total, n_rows = 0.0, 0
+        for rows in batches:
+            total, n_rows = total + float(_densities(found, rows).sum()), n_rows + rows.n_rows
+        print(number(total / n_rows if n_rows else float("nan")))
+        return
+    parts = (_scores(found, rows) for rows in batches)
+    if out is not None:
+        began = monotonic()
+        write_table_parts(out, parts)
+        rate = source.n_rows / max(monotonic() - began, 1e-9) / 1e6
+        print(f"{source.n_rows} rows written to {out}, {number(rate)} million a second")
+        return
+    for i, part in enumerate(parts):
+        write_csv(sys.stdout.buffer, part, header=i == 0)
 
 
 def _densities(found: Any, rows: Rows) -> np.ndarray:

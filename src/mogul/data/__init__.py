@@ -5,7 +5,14 @@ from __future__ import annotations
 from mogul.data.parquet import ParquetSource
 from mogul.data.rows import Rows
 from mogul.data.sources import ArraySource, LoaderSource, Source
-from mogul.data.tables import Table, check_table_destination, read_table, write_csv, write_table
+from mogul.data.tables import (
+    Table,
+    check_table_destination,
+    read_table,
+    write_csv,
+    write_table,
+    write_table_parts,
+)
 
 __all__ = [
     "ArraySource",
@@ -18,4 +25,5 @@ __all__ = [
     "read_table",
     "write_csv",
     "write_table",
+    "write_table_parts",
 ]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pa_dataset
 
-__all__ = ["ParquetSource", "parquet_files"]
+__all__ = ["ParquetSource", "names_files", "parquet_files"]
 
 _NULLS = ("error", "drop")
 _ENDINGS = (".parquet", ".pq")
@@ -354,7 +354,7 @@ def _sentence_start(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def is_source_path(text: str | os.PathLike[str]) -> bool:
+def names_files(text: str | os.PathLike[str]) -> bool:
     """Whether a path names several files: a folder or a glob."""
     given = os.fspath(text)
     return os.path.isdir(given) or (glob.has_magic(given) and not Path(given).exists())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -35,6 +37,7 @@ __all__ = [
     "read_table",
     "write_csv",
     "write_table",
+    "write_table_parts",
 ]
 
 _LARGEST_BLOCK = 2**31 - 1
@@ -176,15 +179,62 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray])
     return Path(path)
 
 
+def write_table_parts(
+    path: str | os.PathLike[str], parts: Iterable[Mapping[str, np.ndarray]]
+) -> Path:
+    """As :func:`write_table`, the rows part after part: memory holds one of them at a time."""
+    ending = _ending(path)
+    tables = map(_as_arrow, parts)
+    with atomic_path(path) as temporary, _appender(ending, temporary) as append:
+        for table in tables:
+            append(table)
+    return Path(path)
+
+
+@contextmanager
+def _appender(ending: str, file: Path) -> Iterator[Callable[[pa.Table], object]]:
+    """A function that appends tables of one schema to a file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if ending in (".csv", ".tsv", ".csv.gz"):
+        delimiter = "\t" if ending == ".tsv" else ","
+        with gzip.GzipFile(file, "wb", mtime=0) if ending == ".csv.gz" else file.open("wb") as sink:
+            begun = False
+
+            def append_text(table: pa.Table) -> None:
+                nonlocal begun
+                _write_text(table, cast("IO[bytes]", sink), delimiter, header=not begun)
+                begun = True
+
+            yield append_text
+        return
+    writer: Any = None
+
+    def append(table: pa.Table) -> None:
+        nonlocal writer
+        if writer is None and ending in (".parquet", ".pq"):
+            writer = parquet.ParquetWriter(file, table.schema)
+        elif writer is None:
+            writer = pa.ipc.new_file(os.fspath(file), table.schema)
+        writer.write_table(table)
+
+    try:
+        yield append
+    finally:
+        if writer is not None:
+            writer.close()
+
+
 def check_table_destination(path: str | os.PathLike[str]) -> None:
     """Raise what :func:`write_table` would for this path; to be asked before long work."""
     _ending(path)
     check_target(path)
 
 
-def write_csv(sink: IO[bytes], columns: Mapping[str, np.ndarray]) -> None:
+def write_csv(sink: IO[bytes], columns: Mapping[str, np.ndarray], *, header: bool = True) -> None:
     """Write columns as CSV to an open binary file, standard output for one."""
-    _write_text(_as_arrow(columns), sink, ",")
+    _write_text(_as_arrow(columns), sink, ",", header=header)
 
 
 def _ending(path: str | os.PathLike[str]) -> str:
@@ -310,18 +360,17 @@ def _write_tsv_file(table: pa.Table, file: Path) -> None:
 
 
 def _write_gzip_file(table: pa.Table, file: Path) -> None:
-    import gzip
-
     with gzip.GzipFile(file, "wb", mtime=0) as sink:  # no time inside: equal tables, equal files
         _write_text(table, cast("IO[bytes]", sink), ",")
 
 
-def _write_text(table: pa.Table, sink: IO[bytes], delimiter: str) -> None:
+def _write_text(table: pa.Table, sink: IO[bytes], delimiter: str, *, header: bool = True) -> None:
     from pyarrow import csv as pa_csv
 
-    header = io.StringIO()  # pyarrow quotes every name, this one only those that need it
-    csv.writer(header, delimiter=delimiter, lineterminator="\n").writerow(table.column_names)
-    sink.write(header.getvalue().encode())
+    if header:
+        line = io.StringIO()  # pyarrow quotes every name, this one only those that need it
+        csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(table.column_names)
+        sink.write(line.getvalue().encode())
     pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=False, delimiter=delimiter))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +13,7 @@ from mogul.errors import InputError
 from mogul.infer.selection import Candidate
 from mogul.infer.stopping import ELBORecord, IterationRecord, Trace
 
-__all__ = ["Observers", "SearchProgress", "checked_callbacks"]
+__all__ = ["Observers", "PassReport", "SearchProgress", "checked_callbacks"]
 
 
 def checked_callbacks(estimator: Any) -> list[Any]:
@@ -47,6 +49,10 @@ class Observers:
     def finish(self, trace: Trace) -> None:
         self.messages.end(trace)
 
+    def of_passes(self, n_rows: int | None) -> Passes:
+        """What tells how far each pass over so many rows is."""
+        return Passes(self.line, n_rows)
+
     def __enter__(self) -> Self:
         return self
 
@@ -64,6 +70,52 @@ def _said(record: IterationRecord | ELBORecord) -> str:
     if isinstance(record, ELBORecord):
         return f"ELBO {record.elbo:.8g} nats"
     return f"log-likelihood {record.log_likelihood:.6g} nats a row"
+
+
+@dataclass
+class PassReport:
+    """How a fit went through the rows of a source, in this process.
+
+    Attributes
+    ----------
+    n_passes : int
+        Passes of iterations; the one that draws a sample comes before.
+    n_rows : int
+        Rows read in all of them.
+    seconds : float
+        What they took.
+    """
+
+    n_passes: int = 0
+    n_rows: int = 0
+    seconds: float = 0.0
+
+    @property
+    def n_rows_per_second(self) -> float:
+        return self.n_rows / self.seconds if self.seconds else math.nan
+
+
+class Passes:
+    """Tells how far a pass over rows in files is, how fast, and how long it will take."""
+
+    def __init__(self, line: ProgressLine, n_rows: int | None):
+        self.line, self.n_rows, self.report = line, n_rows, PassReport()
+        self._here, self._began, self._before = 0, monotonic(), 0.0
+
+    def begin_pass(self) -> None:
+        self.report.n_passes += 1
+        self._here, self._began, self._before = 0, monotonic(), self.report.seconds
+
+    def read(self, n_rows: int) -> None:
+        self._here += n_rows
+        spent = monotonic() - self._began
+        self.report.n_rows += n_rows
+        self.report.seconds = self._before + spent
+        rate = self._here / max(spent, 1e-9)
+        said = f"{rate / 1e6:.3g} million rows a second"
+        if self.n_rows is not None:
+            said += f", {max(0, self.n_rows - self._here) / rate:.0f} s left in this pass"
+        self.line.update(f"pass {self.report.n_passes}, rows", self._here, self.n_rows, said)
 
 
 class SearchProgress:

@@ -47,6 +47,7 @@ from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
 from mogul.infer.streams import fit_source
 from mogul.infer.survey import Survey
+from mogul.infer.team import Team
 from mogul.mixture import Mixture
 from mogul.nn.gradient_ascent import ascend
 
@@ -137,6 +138,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         What happened in each iteration of the start that won.
     mixture_ : Mixture
         The fitted mixture as a distribution.
+    passes_ : PassReport
+        After a fit to a source: how many passes over the rows there were, and how fast.
 
     Raises
     ------
@@ -319,7 +322,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         names = source.names
         fixed = self._fixed_parts(source.n_features)
         surveys: list[Survey] = []
+        n_rows = getattr(source, "n_rows", None)
         with Observers(self) as observers:
+            passes = observers.of_passes(n_rows and n_rows // Team().size)
             fit = fit_source(
                 source,
                 int(self.n_components),
@@ -335,6 +340,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 checkpoint=self._checkpoint(),
                 on_iteration=observers.watching,
                 on_survey=surveys.append,
+                reading=passes,
             )
             observers.finish(fit.trace)
         found = surveys[0]
@@ -348,6 +354,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.__dict__.pop("feature_names_in_", None)
         dtype = named_dtype(self.dtype) or np.dtype(str(found.sample.values.dtype)[6:])
         self.adopt(fit, dtype, names)
+        self.passes_ = passes.report
         self._warn_of(fit)
 
     def _checkpoint(self) -> Checkpoint | None:

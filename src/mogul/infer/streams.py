@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from numpy.random import RandomState
@@ -24,16 +24,32 @@ from mogul.kernels import e_steps
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["fit_source", "on_device", "total_log_likelihood"]
+__all__ = ["Reading", "fit_source", "on_device", "total_log_likelihood"]
 
 _GROWTH = 16
 """How many times as many rows are drawn in the first pass as a start looks at."""
 
 
-def on_device(source: Source, device: torch.device) -> Any:
+class Reading(Protocol):
+    """Who is told how far a pass is."""
+
+    def begin_pass(self) -> None:
+        """The first batch is about to be read."""
+
+    def read(self, n_rows: int) -> None:
+        """So many rows more were read."""
+
+
+def on_device(
+    source: Source, device: torch.device, reading: Reading | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The batches of a source on a device."""
+    if reading is not None:
+        reading.begin_pass()
     for values, weight in source:
         yield values.to(device), None if weight is None else weight.to(device)
+        if reading is not None:
+            reading.read(len(values))
 
 
 def fit_source(
@@ -52,6 +68,7 @@ def fit_source(
     checkpoint: Checkpoint | None = None,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
     on_survey: Callable[[Survey], object] | None = None,
+    reading: Reading | None = None,
 ) -> Fit:
     """Fit a mixture to all rows of a source.
 
@@ -71,6 +88,8 @@ def fit_source(
         Where the state is kept, and whether to go on from it.
     on_survey : callable (Survey), optional
         Told what the first pass found.
+    reading : Reading, optional
+        Told of every batch of this process.
 
     Other parameters are those of :func:`~mogul.infer.maximum_likelihood.fit_mixture`.
     """
@@ -88,7 +107,7 @@ def fit_source(
         on_survey(found)
 
     def local(mixture: Mixture) -> Stats:
-        return e_steps(on_device(part, device), mixture)
+        return e_steps(on_device(part, device, reading), mixture)
 
     def work(collect: Collect) -> Fit:
         streamed = Streamed(found.n_rows, device, collect)

@@ -1,0 +1,188 @@
+"""Fitting and scoring rows in many files, by one process or by several that torchrun started."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mogul.cli._arguments import names
+from mogul.cli._report import number, print_facts, print_mixture, print_saved
+from mogul.errors import InputError
+
+if TYPE_CHECKING:
+    from mogul import GaussianMixture, Mixture
+    from mogul.data import ParquetSource
+
+__all__ = [
+    "CheckpointOption",
+    "MemoryOption",
+    "ResumeOption",
+    "files_for",
+    "fit_files",
+    "is_many",
+    "n_processes",
+    "source_of",
+]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_OWN_MEMORY = 600 * 10**6
+"""What the libraries and the batches that are worked on take."""
+
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory to stay within, such as 1GB: Parquet files are read in batches, and kept in a "
+        "temporary file where they do not fit.",
+    ),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Keeps the state of a fit to Parquet files while it runs."),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")
+]
+
+
+def n_processes() -> int:
+    """How many processes torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_many(data: Path) -> bool:
+    """Whether a path stands for several files."""
+    from mogul.data.parquet import names_files
+
+    return names_files(data)
+
+
+def n_bytes(size: str) -> int:
+    """The bytes in "1GB", "512M" or "800000000"."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)i?b?\s*", size, re.IGNORECASE)
+    if not found:
+        raise InputError(f"--memory {size!r} is not understood; give a size such as 1GB.")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def source_of(
+    data: Path, columns: str | None, weight_column: str | None, memory: str | None
+) -> ParquetSource:
+    """The files as a source that keeps within ``memory``."""
+    from mogul.data import ParquetSource
+
+    asked: dict[str, Any] = {"columns": names(columns), "weight_column": weight_column}
+    if memory is None:
+        return ParquetSource(data, **asked)
+    left = n_bytes(memory) // n_processes() - _OWN_MEMORY
+    if left < 0:
+        raise InputError(
+            f"--memory {memory} is too little: a process takes some {_OWN_MEMORY // 10**6} MB "
+            "before any row is kept."
+        )
+    source = ParquetSource(data, **asked, cache="disk")
+    per_row = 8 * (source.n_features + 1)
+    small = source.n_rows * per_row // n_processes() < left
+    return ParquetSource(data, **asked, cache="ram") if small else source
+
+
+def files_for(mixture: Mixture, data: Path, columns: str | None) -> ParquetSource:
+    """The columns of many files that are the features of a mixture, read once."""
+    from mogul.data import ParquetSource
+
+    chosen: Any = names(columns)
+    if chosen is None and mixture.feature_names is not None:
+        chosen = mixture.feature_names
+    source = ParquetSource(data, chosen, cache="none")
+    if source.n_features != mixture.n_features:
+        raise InputError(
+            f"The model has {mixture.n_features} features and {data} gives {source.n_features}: "
+            f"{', '.join(source.names or ())}; choose as many with --columns."
+        )
+    return source
+
+
+@contextmanager
+def _group() -> Iterator[bool]:
+    """The group of processes that torchrun started, if it did; whether this is the first one."""
+    if n_processes() == 1:
+        yield True
+        return
+    import torch.distributed as dist
+
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            "WORLD_SIZE is set and MASTER_ADDR is not; start several processes by torchrun, or one "
+            "with WORLD_SIZE unset."
+        )
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
+
+
+def fit_files(
+    data: Path,
+    n_components: int,
+    kind: str,
+    settings: dict[str, Any],
+    *,
+    columns: str | None,
+    weight_column: str | None,
+    memory: str | None,
+    checkpoint: str | None,
+    resume: bool,
+    out: str | None,
+) -> None:
+    """Fit one mixture to Parquet files, tell of it and save it."""
+    import mogul
+    from mogul.infer.checkpoint import Checkpoint
+
+    if resume and checkpoint is None:
+        raise InputError("--resume goes on from a checkpoint; say which with --checkpoint FILE.")
+    with _group() as leads:
+        source = source_of(data, columns, weight_column, memory)
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        keep = checkpoint and Checkpoint(checkpoint, resume=resume or restarted)
+        model = mogul.GaussianMixture(
+            n_components, covariance_type=kind, checkpoint=keep or None, **settings
+        )
+        began = monotonic()
+        model.fit(source)
+        spent = monotonic() - began
+        if leads:
+            saved = None if out is None else mogul.save(model, out)
+            _print(data, source, model, spent)
+            print_saved(saved)
+
+
+def _print(data: Path, source: ParquetSource, model: GaussianMixture, spent: float) -> None:
+    mixture, weighted = model.mixture_, source.weight_column is not None
+    by = "" if n_processes() == 1 else f" by {n_processes()} processes"
+    print(
+        f"{data}: {source.n_rows} rows in {len(source.groups)} row groups, "
+        f"{source.n_features} columns{', weighted' if weighted else ''}\n"
+    )
+    state = "converged" if model.converged_ else "not converged"
+    facts: list[tuple[str, Any]] = [
+        ("covariance type", mixture.covariance_type),
+        ("components", mixture.n_components),
+        ("parameters", mixture.n_parameters),
+        ("log-likelihood", f"{number(model.lower_bound_)} nats a row"),
+        ("EM", f"{state} after {model.n_iter_} iterations"),
+        (
+            "rows read",
+            f"{number(n_processes() * model.passes_.n_rows_per_second / 1e6)} million a second{by}",
+        ),
+        ("time", f"{spent:.1f} s, {model.passes_.n_passes} passes over the rows"),
+    ]
+    print_facts(facts)
+    print_mixture(mixture)
