@@ -68,7 +68,7 @@ class ParquetSource(Source):
         that each pass reads the files. "auto" is "ram" while they take less than half of what is
         free, then "disk".
     batch_rows : int, optional
-        The most rows of a batch; by default as many as fill 4 MB.
+        The most rows of a batch; by default as many as fill 8 MB.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -29,8 +30,10 @@ __all__ = [
 ]
 
 CACHES = ("auto", "ram", "disk", "none")
-_BATCH_BYTES = 1 << 22
-"""A batch of float32: it stays in the last cache while it is worked on."""
+_BATCH_BYTES = 1 << 23
+"""A batch of float32: of smaller ones, to begin takes as long as a tenth of the work."""
+_FOLD = 64
+"""Rows that are laid end to end to look for the extremes of columns."""
 _SHARE_OF_MEMORY = 0.5
 """What "auto" keeps in memory, of what is free."""
 
@@ -60,6 +63,11 @@ class Block:
     group: int
     where: str
     first: int
+
+    @cached_property
+    def extremes(self) -> np.ndarray:
+        """The lowest and the highest value of each column, (2, D); NaN where one is."""
+        return _extremes(self.values)
 
     def tensors(self) -> tuple[Tensor, Tensor | None]:
         """Rows and weights, sharing memory."""
@@ -120,7 +128,7 @@ class ArraySource(Source):
     sample_weight : ndarray, shape (N,), optional
     names : sequence of D strings, optional
     batch_rows : int, optional
-        By default as many as fill 4 MB.
+        By default as many as fill 8 MB.
 
     Examples
     --------
@@ -222,7 +230,7 @@ def _as_floats(values: Any) -> np.ndarray:
 
 
 def batch_size(n_features: int) -> int:
-    """Rows of a batch that fills 4 MB as float32."""
+    """Rows of a batch that fills 8 MB as float32."""
     return max(1, _BATCH_BYTES // (4 * n_features))
 
 
@@ -240,10 +248,21 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
+def _extremes(values: np.ndarray) -> np.ndarray:
+    """Reductions over many short rows take NumPy ten times as long as over few long ones."""
+    d = values.shape[1]
+    if not len(values):
+        return np.zeros((2, d))
+    whole = len(values) - len(values) % _FOLD
+    wide = values[:whole].reshape(-1, _FOLD * d)
+    parts = [wide, values[whole:]] if whole else [values]
+    lowest = [part.min(0).reshape(-1, d).min(0) for part in parts if len(part)]
+    highest = [part.max(0).reshape(-1, d).max(0) for part in parts if len(part)]
+    return np.stack([np.min(lowest, axis=0), np.max(highest, axis=0)])
+
+
 def _check(block: Block, names: Sequence[str] | None) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        fine = np.isfinite(block.values.sum(dtype=np.float64))
-    if not fine and not np.isfinite(block.values).all():
+    if not np.isfinite(block.extremes).all():
         row, column = np.argwhere(~np.isfinite(block.values))[0]
         what = "a missing value (NaN)" if np.isnan(block.values[row, column]) else "infinity"
         name = column if names is None else repr(names[column])

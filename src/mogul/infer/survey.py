@@ -113,10 +113,12 @@ def _add(part: _Part, block: Block, keys: np.ndarray, size: int) -> None:
         return
     part.n_rows += len(values)
     part.total_weight += float(len(values) if weight is None else weight.sum())
-    part.lowest = np.minimum(part.lowest, values.min(0))
-    part.highest = np.maximum(part.highest, values.max(0))
+    every = len(values) == len(block.values)  # rows of no weight do not count
+    lowest, highest = block.extremes if every else (values.min(0), values.max(0))
+    part.lowest = np.minimum(part.lowest, lowest)
+    part.highest = np.maximum(part.highest, highest)
     if len(part.keys) == size:
-        better = keys > part.keys.min()  # few, once many rows have passed
+        better = np.flatnonzero(keys > part.keys.min())  # few, once many rows have passed
         keys, values, rows = keys[better], values[better], rows[better]
         weight = None if weight is None else weight[better]
     if weight is not None or part.weight is not None:
