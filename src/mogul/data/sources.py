@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -333,9 +334,11 @@ class BlockCache:
 
     def _opened(self) -> Any:
         try:
-            return tempfile.TemporaryFile(prefix="mogul-", buffering=0)
+            file = tempfile.TemporaryFile(prefix="mogul-", buffering=0)
         except OSError as error:
             raise FileError(f"No temporary file can be made for cache='disk': {error}.") from error
+        weakref.finalize(self, file.close)
+        return file
 
 
 def _written(block: Block, file: Any) -> Block:
