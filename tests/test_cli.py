@@ -626,3 +626,84 @@ def test_tables_are_drawn_on_a_terminal(model, monkeypatch):
     assert main(["show", str(model)]) == 0
     assert "│" in screen.getvalue()
     assert "eruption_minutes" in screen.getvalue()
+
+
+# --- many files -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """The geyser's rows in three files of a folder."""
+    rows = mogul.datasets.old_faithful()
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for i, part in enumerate(np.array_split(np.asarray(rows), 3)):
+        table = dict(zip(rows.names, part.T, strict=True))
+        write_table(folder / f"{i}.parquet", table)
+    return folder
+
+
+@pytest.mark.parametrize("data", ["", "*.parquet"])
+def test_fit_and_score_take_folders_and_patterns(succeed, parts, geyser, tmp_path, data):
+    out = tmp_path / "m.safetensors"
+    said = succeed("fit", parts / data, "-k", "2", "--out", out)
+    assert "272 rows in 3 row groups, 2 columns" in said
+    assert "million a second" in said
+    one = tmp_path / "one.safetensors"
+    succeed("fit", geyser, "-k", "2", "--out", one)
+    np.testing.assert_allclose(mogul.load(out).means_, mogul.load(one).means_, rtol=1e-10)
+    for name in ("s.parquet", "s.csv", "s.arrow", "s.tsv", "s.csv.gz"):
+        succeed("score", out, parts / data, "--out", tmp_path / name)
+        found = read_table(tmp_path / name)
+        expected = mogul.load(out).score_samples(mogul.datasets.old_faithful())
+        np.testing.assert_allclose(found["log_density",].values[:, 0], expected, rtol=1e-9)
+    printed = succeed("score", out, parts).splitlines()
+    assert printed[0].startswith("log_density,component,")
+    assert len(printed) == 273
+    mean = float(succeed("score", out, parts, "--summary"))
+    assert mean == pytest.approx(mogul.load(out).lower_bound_, abs=1e-5)
+
+
+def test_a_checkpoint_and_a_memory_limit(succeed, parts, tmp_path):
+    state = tmp_path / "state"
+    first = succeed("fit", parts, "-k", "2", "--memory", "1.5 GB", "--checkpoint", state)
+    again = succeed("fit", parts, "-k", "2", "--checkpoint", state, "--resume")
+    assert state.exists()
+    assert "1 passes" in again
+    table = first.index("Weights")
+    assert first[table:] == again[again.index("Weights") :]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-k", "1-3"], "take one model at a time"),
+        (["-k", "2", "-c", "all"], "take one model at a time"),
+        (["-k", "2", "--bayes"], "without --bayes"),
+        (["-k", "2", "--memory", "1MB"], "--memory 1MB is too little"),
+        (["-k", "2", "--memory", "much"], "--memory 'much' is not understood"),
+        (["-k", "2", "--resume"], "say which with --checkpoint"),
+        (["-k", "2", "--columns", "depth"], "has no column 'depth'"),
+    ],
+)
+def test_what_does_not_go_with_many_files_is_refused(refuse, parts, options, said):
+    assert said in refuse("fit", parts, *options)
+
+
+def test_bad_files_among_many_are_one_sentence(refuse, parts, tmp_path):
+    assert "No file matches" in refuse("fit", tmp_path / "*.parquet", "-k", "2")
+    last = parts / "2.parquet"
+    last.write_bytes(last.read_bytes()[:-5])
+    out = tmp_path / "m.safetensors"
+    assert "2.parquet cannot be read as Parquet" in refuse("fit", parts, "-k", "2", "--out", out)
+    assert not out.exists()
+
+
+def test_scores_that_meet_a_bad_row_leave_nothing(succeed, refuse, parts, tmp_path):
+    out = tmp_path / "m.safetensors"
+    succeed("fit", parts, "-k", "2", "--out", out)
+    names = mogul.datasets.old_faithful().names
+    write_table(parts / "9.parquet", {name: np.array([1.0, np.nan]) for name in names})
+    said = refuse("score", out, parts, "--out", tmp_path / "s.parquet")
+    assert "Row 1 (counted from 0) of row group 0 of" in said
+    assert not (tmp_path / "s.parquet").exists()

@@ -132,9 +132,9 @@ def test_missing_values(tmp_path):
         list(ParquetSource(file).checked_blocks())
     with pytest.raises(InputError, match=r"Row 0 .* row group 1 of .*'b'"):
         list(ParquetSource(file, ["b"]).checked_blocks())
+    weights = {"a": [1.0, 2.0, 3.0, 4.0], "w": [1.0, 1.0, 1.0, None]}
+    bad = write(tmp_path / "w.parquet", weights, group=2)
     with pytest.raises(InputError, match=r"weight of row 1 .* row group 1 .* nan"):
-        weights = {"a": [1.0, 2.0, 3.0, 4.0], "w": [1.0, 1.0, 1.0, None]}
-        bad = write(tmp_path / "w.parquet", weights, group=2)
         list(ParquetSource(bad, weight_column="w").checked_blocks())
 
 
@@ -193,7 +193,7 @@ def test_files_with_different_columns(folder):
 
 def test_columns_that_cannot_be_used(folder):
     path, _ = folder
-    with pytest.raises(InputError, match="'name' of .* is not numeric, its type is string"):
+    with pytest.raises(InputError, match=r"'name' of .* is not numeric, its type is string"):
         ParquetSource(path, ["name"])
     with pytest.raises(UnknownNameError, match="no column 'x'; it has u, name, v"):
         ParquetSource(path, ["x"])
@@ -216,7 +216,7 @@ def test_an_unreadable_folder(folder):
     path, _ = folder
     (path / "deep").chmod(0)
     try:
-        with pytest.raises(FileError, match="The folder .*deep cannot be read"):
+        with pytest.raises(FileError, match=r"The folder .*deep cannot be read"):
             ParquetSource(path)
     finally:
         (path / "deep").chmod(0o755)
@@ -230,7 +230,7 @@ def test_a_folder_that_the_system_refuses(folder, monkeypatch):
         onerror(PermissionError(13, "Permission denied", folder))
 
     monkeypatch.setattr("mogul.data.parquet.os.walk", walk)
-    with pytest.raises(FileError, match="The folder .* cannot be read: Permission denied"):
+    with pytest.raises(FileError, match=r"The folder .* cannot be read: Permission denied"):
         ParquetSource(path)
 
 
@@ -248,5 +248,5 @@ def test_no_room_for_the_cache(folder, monkeypatch):
             pass
 
     monkeypatch.setattr("mogul.data.sources.tempfile.TemporaryFile", Full)
-    with pytest.raises(FileError, match="No space left on device.*TMPDIR"):
+    with pytest.raises(FileError, match=r"No space left on device.*TMPDIR"):
         read(ParquetSource(path, cache="disk"))

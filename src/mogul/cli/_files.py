@@ -14,7 +14,7 @@ import typer
 
 from mogul.cli._arguments import names
 from mogul.cli._report import number, print_facts, print_mixture, print_saved
-from mogul.errors import InputError
+from mogul.errors import InputError, TeamError
 
 if TYPE_CHECKING:
     from mogul import GaussianMixture, Mixture
@@ -122,11 +122,32 @@ def _group() -> Iterator[bool]:
             "WORLD_SIZE is set and MASTER_ADDR is not; start several processes by torchrun, or one "
             "with WORLD_SIZE unset."
         )
-    dist.init_process_group("gloo")
+    try:
+        dist.init_process_group("gloo", **_meeting_place())
+    except RuntimeError as error:
+        from mogul.infer.team import in_short
+
+        raise TeamError(f"The processes cannot find each other ({in_short(error)}).") from error
     try:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_place() -> dict[str, Any]:
+    """Where the processes leave their addresses: one for each attempt of torchrun.
+
+    It keeps a single store for all of them, with the addresses of processes that are dead.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    from torch.distributed import PrefixStore, TCPStore
+
+    n = n_processes()
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"mogul-{attempt}", TCPStore(address, port, n, is_master=False))
+    return {"store": store, "rank": int(os.environ["RANK"]), "world_size": n}
 
 
 def fit_files(

@@ -334,7 +334,7 @@ class BlockCache:
 
     def _opened(self) -> Any:
         try:
-            file = tempfile.TemporaryFile(prefix="mogul-", buffering=0)
+            file = tempfile.TemporaryFile(prefix="mogul-", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise FileError(f"No temporary file can be made for cache='disk': {error}.") from error
         weakref.finalize(self, file.close)

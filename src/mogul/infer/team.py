@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from mogul.kernels import e_steps
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["Collect", "Team"]
+__all__ = ["Collect", "Team", "in_short"]
 
 Answer = TypeVar("Answer")
 Collect = Callable[[Mixture], Stats]
@@ -121,10 +122,16 @@ class Team:
         try:
             exchange()
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
             raise TeamError(
-                f"Process {self.rank} of {self.size} lost another one ({reason}); start them again."
+                f"Process {self.rank} of {self.size} lost another one ({in_short(error)}); start "
+                "them again."
             ) from error
+
+
+def in_short(error: RuntimeError) -> str:
+    """The first sentence of what a backend says, without the place in its source."""
+    said = re.sub(r"\[\S*/\S*:\d+\]\s*", "", str(error)).strip()
+    return said.split(". ")[0].splitlines()[0][:150] if said else type(error).__name__
 
 
 def _tried(work: Callable[[], Answer]) -> tuple[Answer | None, BaseException | None]:

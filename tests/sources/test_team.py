@@ -1,0 +1,158 @@
+"""Several processes that divide the rows find what one finds; where one fails, all stop."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mogul import GaussianMixture
+from mogul.data import ParquetSource
+from sources.cases import clusters, run_together, write_parts
+
+FIT = """
+import json, sys
+import torch.distributed as dist
+from mogul import GaussianMixture
+from mogul.data import ArraySource, ParquetSource
+from mogul.errors import MogulError
+
+folder, out, name, column = sys.argv[1:]
+dist.init_process_group("gloo")
+try:
+    source = ParquetSource(folder, weight_column=column or None)
+    model = GaussianMixture(3, covariance_type=name, random_state=0, tol=1e-7, max_iter=300)
+    model.fit(source)
+    found = {"n_iter": model.n_iter_, "means": model.means_.tolist(),
+             "covariances": model.covariances_.tolist(), "weights": model.weights_.tolist(),
+             "n_rows": model.passes_.n_rows, "lower_bound": model.lower_bound_}
+    with open(f"{out}-{dist.get_rank()}.json", "w") as file:
+        json.dump(found, file)
+except MogulError as error:
+    print(error)
+    sys.exit(2)
+finally:
+    dist.destroy_process_group()
+"""
+
+
+def fitted(folder, out, n, name="full", column=""):
+    for code, said, error in run_together(FIT, n, folder, out, name, column):
+        assert code == 0, said + error
+    return [json.loads(out.with_name(f"{out.name}-{rank}.json").read_text()) for rank in range(n)]
+
+
+def assert_like(found, expected):
+    assert found["n_iter"] == expected.n_iter_
+    for name in ("means", "covariances", "weights"):
+        want = getattr(expected, f"{name}_")
+        np.testing.assert_allclose(found[name], want, rtol=1e-10, atol=1e-10 * np.abs(want).max())
+
+
+def one(x, name="full", weight=None):
+    model = GaussianMixture(3, covariance_type=name, random_state=0, tol=1e-7, max_iter=300)
+    return model.fit(x, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("n", "name", "weighted"), [(2, "full", True), (2, "diag", False), (4, "tied", False)]
+)
+def test_processes_find_what_one_finds(tmp_path, n, name, weighted):
+    x, weight = clusters()
+    own = weight if weighted else None
+    folder = write_parts(tmp_path / "parts", x, own)
+    found = fitted(folder, tmp_path / "found", n, name, "weight" if weighted else "")
+    expected = one(x, name, own)
+    for mine in found:
+        assert mine == {**found[0], "n_rows": mine["n_rows"]}  # bit for bit
+        assert_like(mine, expected)
+    assert all(mine["n_rows"] > 0 for mine in found)
+
+
+def test_uneven_shards_and_a_process_without_rows(tmp_path):
+    """Two row groups, of 5990 and of 10 rows, among four processes."""
+    x, _ = clusters()
+    folder = write_parts(tmp_path / "parts", x, groups=(5990,))
+    assert [g.n_rows for g in ParquetSource(folder).groups if g.n_rows] == [5990, 10]
+    found = fitted(folder, tmp_path / "found", 4)
+    assert sorted(mine["n_rows"] > 0 for mine in found) == [False, False, True, True]
+    for mine in found:
+        assert_like(mine, one(x))
+
+
+@pytest.mark.parametrize("trouble", ["missing value", "damaged"])
+def test_where_one_meets_a_bad_file_all_stop_with_its_sentence(tmp_path, trouble):
+    x, _ = clusters(2000)
+    if trouble == "missing value":
+        x[1500, 1] = np.nan
+    folder = write_parts(tmp_path / "parts", x, groups=(500,))
+    if trouble == "damaged":
+        file = sorted(folder.iterdir())[-1]
+        content = bytearray(file.read_bytes())
+        content[4:3000] = b"x" * 2996
+        file.write_bytes(content)
+    for code, said, _ in run_together(FIT, 2, folder, tmp_path / "found", "full", ""):
+        assert code == 2
+        assert "of 2 stopped: " in said
+        assert "row group" in said.lower()
+        assert len(said.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("found*"))
+
+
+LATER = """
+import sys
+import torch, torch.distributed as dist
+from mogul import GaussianMixture
+from mogul.data import ArraySource, Source
+from mogul.errors import MogulError, TeamError
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+
+
+class Fails(ArraySource):
+    n_passes = 0
+
+    def blocks(self):
+        self.n_passes += 1
+        if rank == int(sys.argv[1]) and self.n_passes == 3:
+            raise OSError("the disk is gone")
+        yield from super().blocks()
+
+
+x = torch.randn(500, 2, generator=torch.Generator().manual_seed(rank)).numpy()
+try:
+    GaussianMixture(2, tol=0, max_iter=20, random_state=0).fit(Fails(x))
+except TeamError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failure_in_the_middle_of_a_fit_stops_all(rank):
+    for code, said, error in run_together(LATER, 2, rank):
+        assert code == 2, error
+        assert said.strip() == f"Process {rank} of 2 stopped: OSError: the disk is gone"
+
+
+OWN = """
+import sys
+import numpy as np, torch.distributed as dist
+from mogul import GaussianMixture
+from mogul.data import ArraySource
+
+dist.init_process_group("gloo")
+x = np.load(sys.argv[1])[dist.get_rank() :: 2]
+model = GaussianMixture(3, random_state=0, tol=1e-7, max_iter=300).fit(ArraySource(x))
+print(repr(float(model.lower_bound_)), model.score(ArraySource(x)))
+"""
+
+
+def test_arrays_are_each_process_s_own_rows(tmp_path):
+    x, _ = clusters(2000)
+    np.save(tmp_path / "x.npy", x)
+    said = [out.split() for _, out, _ in run_together(OWN, 2, tmp_path / "x.npy")]
+    assert said[0][0] == said[1][0]
+    assert float(said[0][0]) == pytest.approx(one(x).lower_bound_, abs=1e-7)
+    mean = (float(said[0][1]) + float(said[1][1])) / 2
+    assert mean == pytest.approx(float(said[0][0]), abs=1e-9)
