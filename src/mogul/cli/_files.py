@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,12 +142,12 @@ def _meeting_place() -> dict[str, Any]:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
-    from torch.distributed import PrefixStore, TCPStore
-
     n = n_processes()
+    dist: Any = import_module("torch.distributed")  # which says nothing of its stores' types
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"mogul-{attempt}", TCPStore(address, port, n, is_master=False))
+    store = dist.TCPStore(address, port, n, is_master=False)
+    store = dist.PrefixStore(f"mogul-{attempt}", store)
     return {"store": store, "rank": int(os.environ["RANK"]), "world_size": n}
 
 

@@ -1,0 +1,178 @@
+"""EM for engines that map and reduce: statistics of batches, their sum, and the next mixture.
+
+Whatever can run a Python function on batches of rows and bring small tables back can fit a mixture:
+Spark's ``mapInArrow``, Ray's ``map_batches``, Dask's ``map_partitions``, a database. One iteration
+is :func:`partial_stats` wherever the rows are, addition, and :func:`m_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mogul._warn import warn
+from mogul.errors import DegenerateFitError, InputError, RepairWarning, UnknownNameError
+from mogul.infer.em import m_step as _m_step
+from mogul.infer.maximum_likelihood import COLLAPSED
+from mogul.infer.repair import split_into
+from mogul.kernels import e_steps
+from mogul.mixture import Mixture
+from mogul.stats import Stats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["m_step", "partial_stats", "stats_from_arrow", "stats_to_arrow"]
+
+_COLUMN = "statistics"
+
+
+def partial_stats(batches: Any, mixture: Mixture, weight_column: str | None = None) -> Stats:
+    """The expected sufficient statistics of some rows under a mixture.
+
+    Statistics of different rows under the same mixture may be added.
+
+    Parameters
+    ----------
+    batches : pyarrow RecordBatch or Table, data frame, array (N, D), or an iterable of these
+        Columns are found by the mixture's feature names, or else taken in order but for the
+        weights. An iterable is gone through once.
+    mixture : Mixture
+    weight_column : str, optional
+        The column of row weights.
+
+    Raises
+    ------
+    InputError
+        When a value is missing or not finite, or columns do not fit the mixture.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mogul import GaussianMixture
+    >>> x = np.random.default_rng(0).normal(size=(1000, 2))
+    >>> mixture = GaussianMixture(2, random_state=0, max_iter=500).fit(x).mixture_
+    >>> both = partial_stats(x[:400], mixture) + partial_stats(x[400:], mixture)
+    >>> float(both.row_weight), m_step(both, mixture)
+    (1000.0, Mixture(n_components=2, n_features=2, covariance_type='full'))
+    """
+    one = hasattr(batches, "columns") or hasattr(batches, "schema") or hasattr(batches, "shape")
+    each: Iterable[Any] = [batches] if one else batches
+    return e_steps(_tensors(each, mixture, weight_column), mixture.detach())
+
+
+def _tensors(
+    batches: Iterable[Any], mixture: Mixture, weight_column: str | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for batch in batches:
+        values, weight = _numbers(batch, mixture, weight_column)
+        if values.ndim != 2 or values.shape[1] != mixture.n_features:
+            raise InputError(
+                f"A batch has shape {values.shape}, expected {mixture.n_features} columns."
+            )
+        if not np.isfinite(values).all():
+            row = int(np.argmax(~np.isfinite(values).all(1)))
+            raise InputError(
+                f"Row {row} (counted from 0) of a batch holds a missing value, NaN or infinity; "
+                "fill it or drop the row."
+            )
+        if weight is not None and not (np.isfinite(weight) & (weight >= 0)).all():
+            raise InputError("A weight is negative, missing or not finite.")
+        yield torch.from_numpy(values), None if weight is None else torch.from_numpy(weight)
+
+
+def _numbers(
+    batch: Any, mixture: Mixture, weight_column: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    names = _names_of(batch)
+    if names is None:
+        if weight_column is not None:
+            raise InputError("weight_column names a column, and an array has no names.")
+        return np.ascontiguousarray(batch, dtype=np.float64), None
+    chosen = mixture.feature_names or [name for name in names if name != weight_column]
+    columns = [_column(batch, name, names) for name in chosen]
+    weight = None if weight_column is None else _column(batch, weight_column, names)
+    return np.stack(columns, 1), weight
+
+
+def _names_of(batch: Any) -> list[str] | None:
+    schema = getattr(batch, "schema", None)
+    if schema is not None and hasattr(schema, "names"):  # pyarrow's; polars' frames have columns
+        return list(schema.names)
+    columns = getattr(batch, "columns", None)
+    return None if columns is None else [str(name) for name in columns]
+
+
+def _column(batch: Any, name: str, names: list[str]) -> np.ndarray:
+    if name not in names:
+        raise UnknownNameError(f"A batch has no column {name!r}; it has {', '.join(names)}.")
+    column = batch.column(names.index(name)) if hasattr(batch, "schema") else batch[name]
+    try:
+        if hasattr(column, "combine_chunks"):
+            return np.asarray(column.to_numpy(), dtype=np.float64)
+        if hasattr(column, "to_pylist"):
+            return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+        return np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"Column {name!r} of a batch does not hold numbers.") from None
+
+
+def m_step(stats: Stats, mixture: Mixture, reg_covar: float = 1e-6) -> Mixture:
+    """The mixture that maximises the expected likelihood: EM's next one.
+
+    Parameters
+    ----------
+    stats : Stats
+        Of all rows under ``mixture``.
+    mixture : Mixture
+        Its structure and its features' names are kept.
+    reg_covar : float, default 1e-6
+        Added to every variance, in squared units of the data.
+
+    Raises
+    ------
+    DegenerateFitError
+        When every component collapsed.
+
+    Warns
+    -----
+    RepairWarning
+        When a component collapsed; it then takes half of the heaviest one.
+    """
+    found, ok = _m_step(stats, type(mixture.covariance), reg_covar)
+    if not bool(ok.all()):
+        repaired = split_into(found, ok)
+        if repaired is None:
+            raise DegenerateFitError(COLLAPSED)
+        which = ", ".join(map(str, (~ok).nonzero().flatten().tolist()))
+        warn(f"Component {which} collapsed and was repaired.", RepairWarning)
+        found = repaired
+    return Mixture(found.log_weights, found.means, found.covariance, mixture.feature_names)
+
+
+def stats_to_arrow(stats: Stats) -> pa.RecordBatch:
+    """Statistics as one row of a single column of binary numbers, to be sent and added up."""
+    import pyarrow as pa
+
+    content = stats.pack().cpu().numpy().astype("<f8").tobytes()
+    return pa.record_batch({_COLUMN: pa.array([content], pa.binary())})
+
+
+def stats_from_arrow(table: pa.Table | pa.RecordBatch, mixture: Mixture) -> Stats:
+    """The sum of the rows that :func:`stats_to_arrow` made of statistics under ``mixture``."""
+    empty = e_steps([], mixture.detach())
+    expected = empty.pack().numel()
+    total = np.zeros(expected)
+    for content in table.column(_COLUMN).to_pylist():
+        part = np.frombuffer(content, "<f8")
+        if len(part) != expected:
+            raise InputError(
+                f"A row holds {len(part)} numbers, expected {expected}; the statistics must be "
+                "under the same mixture."
+            )
+        total += part
+    return empty.unpack(torch.from_numpy(total))
