@@ -21,7 +21,12 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not slow' tests
 	$(MAKE) --no-print-directory docs-test
 
-test-slow: $(VENV)/installed
+# Of Spark too, where there is a Java runtime.
+$(VENV)/spark: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark]'
+	touch $@
+
+test-slow: $(VENV)/spark
 	$(BIN)/python -m pytest -q -m slow tests
 
 docs-test: $(VENV)/installed

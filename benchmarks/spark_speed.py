@@ -99,8 +99,7 @@ def far_apart(spark: SparkSession, d: int) -> tuple[float, float]:
     model = SparkMixture(k=2, maxIter=50, seed=1).fit(vectors)
     answer = model.transform(with_row.select("row", vector)).select("row", "prediction")
     found = answer.toPandas().sort_values("row")["prediction"].to_numpy()
-    start = GaussianMixture(2, random_state=0, max_iter=1).fit(x[:500]).mixture_
-    mixture = start
+    mixture = GaussianMixture(2, random_state=0).fit(x[:2000]).mixture_
     for _ in range(20):
         mixture = m_step(spark_statistics(columns, mixture), mixture)
     import torch

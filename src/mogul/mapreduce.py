@@ -100,23 +100,25 @@ def _numbers(
 
 
 def _names_of(batch: Any) -> list[str] | None:
-    schema = getattr(batch, "schema", None)
-    if schema is not None and hasattr(schema, "names"):  # pyarrow's; polars' frames have columns
-        return list(schema.names)
+    if _is_arrow(batch):
+        return list(batch.schema.names)
     columns = getattr(batch, "columns", None)
     return None if columns is None else [str(name) for name in columns]
+
+
+def _is_arrow(batch: Any) -> bool:
+    return type(batch).__module__.startswith("pyarrow")
 
 
 def _column(batch: Any, name: str, names: list[str]) -> np.ndarray:
     if name not in names:
         raise UnknownNameError(f"A batch has no column {name!r}; it has {', '.join(names)}.")
-    column = batch.column(names.index(name)) if hasattr(batch, "schema") else batch[name]
     try:
-        if hasattr(column, "combine_chunks"):
-            return np.asarray(column.to_numpy(), dtype=np.float64)
-        if hasattr(column, "to_pylist"):
-            return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
-        return np.asarray(column, dtype=np.float64)
+        if not _is_arrow(batch):
+            return np.asarray(batch[name], dtype=np.float64)
+        column = batch.column(names.index(name))
+        whole = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+        return np.asarray(whole.to_numpy(zero_copy_only=False), dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"Column {name!r} of a batch does not hold numbers.") from None
 
