@@ -92,7 +92,7 @@ def _numbers(
     if names is None:
         if weight_column is not None:
             raise InputError("weight_column names a column, and an array has no names.")
-        return np.ascontiguousarray(batch, dtype=np.float64), None
+        return np.array(batch, dtype=np.float64, order="C"), None
     chosen = mixture.feature_names or [name for name in names if name != weight_column]
     columns = [_column(batch, name, names) for name in chosen]
     weight = None if weight_column is None else _column(batch, weight_column, names)
@@ -115,10 +115,10 @@ def _column(batch: Any, name: str, names: list[str]) -> np.ndarray:
         raise UnknownNameError(f"A batch has no column {name!r}; it has {', '.join(names)}.")
     try:
         if not _is_arrow(batch):
-            return np.asarray(batch[name], dtype=np.float64)
+            return np.array(batch[name], dtype=np.float64)
         column = batch.column(names.index(name))
         whole = column.combine_chunks() if hasattr(column, "combine_chunks") else column
-        return np.asarray(whole.to_numpy(zero_copy_only=False), dtype=np.float64)
+        return np.array(whole.to_numpy(zero_copy_only=False), dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"Column {name!r} of a batch does not hold numbers.") from None
 

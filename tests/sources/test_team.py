@@ -54,7 +54,13 @@ def one(x, name="full", weight=None):
 
 
 @pytest.mark.parametrize(
-    ("n", "name", "weighted"), [(2, "full", True), (2, "diag", False), (4, "tied", False)]
+    ("n", "name", "weighted"),
+    [
+        (2, "full", True),
+        pytest.param(2, "diag", False, marks=pytest.mark.slow),
+        pytest.param(4, "tied", False, marks=pytest.mark.slow),
+        pytest.param(4, "spherical", True, marks=pytest.mark.slow),
+    ],
 )
 def test_processes_find_what_one_finds(tmp_path, n, name, weighted):
     x, weight = clusters()
@@ -68,6 +74,7 @@ def test_processes_find_what_one_finds(tmp_path, n, name, weighted):
     assert all(mine["n_rows"] > 0 for mine in found)
 
 
+@pytest.mark.slow
 def test_uneven_shards_and_a_process_without_rows(tmp_path):
     """Two row groups, of 5990 and of 10 rows, among four processes."""
     x, _ = clusters()
@@ -79,7 +86,9 @@ def test_uneven_shards_and_a_process_without_rows(tmp_path):
         assert_like(mine, one(x))
 
 
-@pytest.mark.parametrize("trouble", ["missing value", "damaged"])
+@pytest.mark.parametrize(
+    "trouble", ["missing value", pytest.param("damaged", marks=pytest.mark.slow)]
+)
 def test_where_one_meets_a_bad_file_all_stop_with_its_sentence(tmp_path, trouble):
     x, _ = clusters(2000)
     if trouble == "missing value":
@@ -128,7 +137,7 @@ except TeamError as error:
 """
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_failure_in_the_middle_of_a_fit_stops_all(rank):
     for code, said, error in run_together(LATER, 2, rank):
         assert code == 2, error
