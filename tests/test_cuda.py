@@ -13,6 +13,7 @@ from mogul import (
     GaussianMixture,
     MixtureDensityRegressor,
 )
+from mogul.data import ArraySource
 from mogul.kernels import draw_step, e_step, log_likelihood, log_prob, predict, responsibilities
 from mogul.nn import TrainableMixture
 
@@ -196,3 +197,14 @@ def test_a_trainable_mixture():
     loss = -layer().log_prob(x).mean()
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+
+
+def test_a_source_is_worked_on_there():
+    _, truth = draw_one("full", 11, 3, 3)
+    x = data(truth, 3000, torch.float64)[0].numpy()
+    options = {"random_state": 0, "tol": 1e-9, "max_iter": 1000}
+    here = GaussianMixture(3, **options).fit(x)
+    source = ArraySource(x, batch_rows=700)
+    there = GaussianMixture(3, device="cuda", **options).fit(source)
+    np.testing.assert_allclose(there.means_, here.means_, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(there.score_samples(source), here.score_samples(x), atol=1e-4)
