@@ -4,7 +4,8 @@ Run it with ``pip install pyspark`` and a Java runtime:
 
     python examples/spark_em.py
 
-Executors need mogul installed. Each iteration is one job; MLlib's GaussianMixture is timed beside.
+Executors need mogul installed. Each iteration is one job; how fast, beside MLlib's:
+``benchmarks/spark_speed.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A fit that is killed goes on from its checkpoint and ends where it would have ended."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,8 @@ def test_wherever_it_is_killed_it_ends_the_same(tmp_path, kind, acceleration):
             model(**how, checkpoint=file, callbacks=[killed_after(n)]).fit(source)
         found = model(**how, checkpoint=Checkpoint(file, resume=True)).fit(source)
         assert_same(found, expected)
+        # That it went on, and did not begin anew: at most one pass is made twice.
+        assert found.passes_.n_passes <= expected.passes_.n_passes - n + 1
         assert found.lower_bounds_ == pytest.approx(expected.lower_bounds_, abs=1e-12)
 
 
@@ -78,6 +81,7 @@ def test_several_starts_and_a_state_every_few_iterations(tmp_path):
         model(n_init=3, checkpoint=keep, callbacks=[killed_after(20)]).fit(source)
     found = model(n_init=3, checkpoint=Checkpoint(file, every=4, resume=True)).fit(source)
     assert_same(found, expected)
+    assert found.passes_.n_passes < expected.passes_.n_passes
 
 
 def test_a_fit_that_had_ended_is_not_gone_on_with(tmp_path):
@@ -154,6 +158,11 @@ def command(folder, state, out, *more):
     return ["-m", "mogul", *fit, *keep]
 
 
+def n_passes(said):
+    """What the command says of its passes over the rows."""
+    return int(re.search(r"(\d+) passes over the rows", said)[1])
+
+
 def wait_for(path, seconds=120):
     end = time.monotonic() + seconds
     while not path.exists():
@@ -169,7 +178,7 @@ def slow_folder(tmp_path):
 
 def test_kill_9_of_a_process_and_resume(slow_folder, tmp_path):
     run = [sys.executable, *command(slow_folder, tmp_path / "a", tmp_path / "whole.safetensors")]
-    subprocess.run(run, check=True, capture_output=True)
+    whole = subprocess.run(run, check=True, capture_output=True, text=True)
     expected = mogul.load(tmp_path / "whole.safetensors")
     run = [sys.executable, *command(slow_folder, tmp_path / "b", tmp_path / "resumed.safetensors")]
     with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
@@ -179,6 +188,7 @@ def test_kill_9_of_a_process_and_resume(slow_folder, tmp_path):
     assert not (tmp_path / "resumed.safetensors").exists()
     ended = subprocess.run(run, check=True, capture_output=True, text=True)
     assert "converged" in ended.stdout
+    assert n_passes(ended.stdout) < n_passes(whole.stdout)
     assert_same(mogul.load(tmp_path / "resumed.safetensors"), expected)
 
 
@@ -194,17 +204,19 @@ def children(parent):
 @pytest.mark.slow
 def test_kill_9_of_a_rank_and_torchrun_restarts(slow_folder, tmp_path):
     run = [sys.executable, *command(slow_folder, tmp_path / "a", tmp_path / "whole.safetensors")]
-    subprocess.run(run, check=True, capture_output=True)
+    whole = subprocess.run(run, check=True, capture_output=True, text=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     torchrun = [sys.executable, *torchrun, "--max-restarts=2"]
     run = torchrun + command(slow_folder, tmp_path / "b", tmp_path / "both.safetensors")
-    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(run, **pipes) as running:
         wait_for(tmp_path / "b")
         first = children(running.pid)
         assert len(first) == 2
         os.kill(first[1], signal.SIGKILL)
-        running.communicate(timeout=300)
+        said, _ = running.communicate(timeout=300)
     assert running.returncode == 0
+    assert n_passes(said) < n_passes(whole.stdout)
     expected = mogul.load(tmp_path / "whole.safetensors")
     assert_same(mogul.load(tmp_path / "both.safetensors"), expected)
     changed = subprocess.run(

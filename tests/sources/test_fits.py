@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from laws.cases import CASES
-from mogul import GaussianMixture
+from mogul import BayesianGaussianMixture, GaussianMixture
 from mogul.data import ArraySource, LoaderSource, ParquetSource
-from mogul.errors import InputError, SpikeWarning
+from mogul.errors import InputError, InputTypeError, SpikeWarning
 from mogul.infer.survey import survey
 from mogul.infer.team import Team
 from sources.cases import clusters, write_parts
@@ -203,6 +203,16 @@ def test_settings_that_do_not_go_with_a_source():
     x, weight = clusters(300)
     with pytest.raises(InputError, match="carry their own weights"):
         model("full").fit(ArraySource(x), sample_weight=weight)
+    with pytest.raises(InputError, match="checkpoint keeps the state of fits to a source"):
+        model("full", checkpoint="state").fit(x)
+    with pytest.raises(InputError, match="has 2 rows for 3 components"):
+        model("full").fit(ArraySource(x[:2]))
+    fitted = model("full").fit(ArraySource(x))
+    with pytest.raises(InputError, match="carry their own weights"):
+        fitted.score(ArraySource(x), sample_weight=weight)
+    for refused in (fitted.bic, BayesianGaussianMixture(2).fit):
+        with pytest.raises(InputTypeError, match="needs the rows in memory here"):
+            refused(ArraySource(x))
     with pytest.raises(InputError, match="needs the rows in memory"):
         model("full", algorithm="gradient").fit(ArraySource(x))
     with pytest.warns(SpikeWarning, match="column b is the same"):

@@ -87,7 +87,7 @@ def test_names_are_kept_and_a_component_that_collapsed_is_repaired():
     x = np.random.default_rng(0).normal(size=(100, 2))
     with pytest.warns(RepairWarning, match="Component 2 collapsed and was repaired"):
         found = m_step(partial_stats(x, lost), lost)
-    assert found.feature_names == ("a", "b") or list(found.feature_names) == ["a", "b"]
+    assert list(found.feature_names) == ["a", "b"]
     assert bool(torch.isfinite(found.means).all())
     with pytest.raises(DegenerateFitError):
         m_step(partial_stats(x[:0], lost), lost)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,10 +81,23 @@ def _score_files(
     found: Any, model: Path, data: Path, columns: str | None, out: Path | None, summary: bool
 ) -> None:
     """Batch after batch: memory holds one of them."""
+    from mogul._progress import ProgressLine
     from mogul.data import Rows, write_csv, write_table_parts
+    from mogul.estimators._progress import Passes
 
     source = files_for(single_mixture(found, model), data, columns)
-    batches = (Rows(*block.tensors()) for block in source.checked_blocks())
+    line = ProgressLine("auto")
+    passes = Passes(line, source.n_rows)
+    passes.begin_pass()
+
+    def read() -> Iterator[Rows]:
+        for block in source.checked_blocks():
+            rows = Rows(*block.tensors())
+            yield rows
+            passes.read(rows.n_rows)
+        line.close()
+
+    batches = read()
     if summary:
         total, n_rows = 0.0, 0
         for rows in batches:
@@ -93,9 +106,8 @@ def _score_files(
         return
     parts = (_scores(found, rows) for rows in batches)
     if out is not None:
-        began = monotonic()
         write_table_parts(out, parts)
-        rate = source.n_rows / max(monotonic() - began, 1e-9) / 1e6
+        rate = passes.report.n_rows_per_second / 1e6
         print(f"{source.n_rows} rows written to {out}, {number(rate)} million a second")
         return
     for i, part in enumerate(parts):

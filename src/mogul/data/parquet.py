@@ -152,8 +152,8 @@ class ParquetSource(Source):
         for group in self.groups:
             first = 0
             for batch in self._batches(group):
-                block, n_seen = self._block(batch, group, first)
-                first += n_seen
+                block = self._block(batch, group, first)
+                first += len(block.values)
                 if len(block.values):
                     yield block
 
@@ -171,8 +171,8 @@ class ParquetSource(Source):
                 "may be damaged, so write it again or leave it out."
             ) from error
 
-    def _block(self, batch: pa.RecordBatch, group: _Group, first: int) -> tuple[Block, int]:
-        """The numbers of a batch, and how many rows it had."""
+    def _block(self, batch: pa.RecordBatch, group: _Group, first: int) -> Block:
+        """The numbers of a batch, whose first row that is kept is ``first`` of those."""
         import pyarrow as pa
 
         n_rows = batch.num_rows
@@ -191,7 +191,9 @@ class ParquetSource(Source):
             kept &= True if weight is None else ~np.isnan(weight)
             if not kept.all():
                 values, weight = values[kept], None if weight is None else weight[kept]
-        return Block(values, weight, group.number, group.where, first), n_rows
+        whole = self.filter is None and self.null == "error"
+        where = group.where if whole else f"the rows kept of {group.where}"
+        return Block(values, weight, group.number, where, first)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -164,15 +164,15 @@ class ArraySource(Source):
 
     def blocks(self) -> Iterator[Block]:
         dtype = np.float32 if self.values.dtype == np.float32 else np.float64
-        for group, start in enumerate(range(0, len(self.values), self.batch_rows)):
+        for start in range(0, len(self.values), self.batch_rows):
             part = slice(start, start + self.batch_rows)
             weight = self.sample_weight
             yield Block(
                 np.array(self.values[part], dtype=dtype, order="C"),
                 None if weight is None else np.array(weight[part], dtype=np.float64),
-                group,
-                f"the array, rows from {start} on",
                 0,
+                "the array",
+                start,
             )
 
 
@@ -269,7 +269,7 @@ def _check(block: Block, names: Sequence[str] | None) -> None:
         name = column if names is None else repr(names[column])
         raise InputError(
             f"Row {block.first + row} (counted from 0) of {block.where} holds {what} in column "
-            f"{name}; fill it, or leave such rows out, in files by null='drop'."
+            f"{name}; fill it or leave such rows out, as ParquetSource does with null='drop'."
         )
     if block.weight is not None:
         bad = ~(np.isfinite(block.weight) & (block.weight >= 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mogul._warn import warn
 from mogul.data.rows import Rows
+from mogul.data.sources import Source
 from mogul.data.tables import Table
 from mogul.datasets import Dataset
 from mogul.errors import InputError, InputTypeError, SpikeWarning
@@ -30,6 +32,7 @@ __all__ = [
     "named_device",
     "named_dtype",
     "validated",
+    "warn_of_constant",
     "warn_of_constant_columns",
 ]
 
@@ -39,6 +42,11 @@ _LARGEST_SEED = 2**31 - 1
 
 def validated(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> np.ndarray:
     """X as a finite two-dimensional float array; feature names are kept or compared."""
+    if isinstance(X, Source):
+        raise InputTypeError(
+            f"{type(estimator).__name__} needs the rows in memory here, and a "
+            f"{type(X).__name__} reads them in batches; give it an array or a data frame."
+        )
     if reset and _is_plain(X) and len(X) >= min_samples and X.shape[1]:
         _check_finite(X, None)
         estimator.n_features_in_ = X.shape[1]
@@ -147,7 +155,11 @@ def check_enough_rows(n_components: int, X: np.ndarray, weight: np.ndarray | Non
 
 def warn_of_constant_columns(rows: Rows, names: Any, consequence: str) -> None:
     """Warn of columns that hold one value; ``consequence`` says what their variance then is."""
-    constant = constant_columns(rows)
+    warn_of_constant(constant_columns(rows), names, consequence)
+
+
+def warn_of_constant(constant: Sequence[int], names: Any, consequence: str) -> None:
+    """Warn of columns by their places; see :func:`warn_of_constant_columns`."""
     if constant:
         which = ", ".join(str(j if names is None else names[j]) for j in constant)
         warn(f"Every value of column {which} is the same, so {consequence}; drop it.", SpikeWarning)

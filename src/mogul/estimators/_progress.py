@@ -13,7 +13,7 @@ from mogul.errors import InputError
 from mogul.infer.selection import Candidate
 from mogul.infer.stopping import ELBORecord, IterationRecord, Trace
 
-__all__ = ["Observers", "PassReport", "SearchProgress", "checked_callbacks"]
+__all__ = ["Observers", "PassReport", "Passes", "SearchProgress", "checked_callbacks"]
 
 
 def checked_callbacks(estimator: Any) -> list[Any]:
@@ -28,12 +28,13 @@ def checked_callbacks(estimator: Any) -> list[Any]:
 class Observers:
     """Everything that is told of an iteration, as one callable for the fit."""
 
-    def __init__(self, estimator: Any, n_iterations: int | None = None):
+    def __init__(self, estimator: Any, n_iterations: int | None = None, *, silent: bool = False):
         self.max_iter = n_iterations or estimator.max_iter
         self.callbacks = checked_callbacks(estimator)
-        self.messages = _Messages(estimator.verbose, estimator.verbose_interval)
+        verbose = 0 if silent else estimator.verbose
+        self.messages = _Messages(verbose, estimator.verbose_interval)
         # scikit-learn's messages and a progress line would write over each other.
-        self.line = ProgressLine(estimator.progress if not estimator.verbose else False)
+        self.line = ProgressLine(False if silent or verbose else estimator.progress)
 
     @property
     def watching(self) -> Self | None:

@@ -23,7 +23,7 @@ from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
 from mogul.data.sources import Source, ahead
-from mogul.errors import InputError, RepairWarning, SpikeWarning
+from mogul.errors import InputError, RepairWarning
 from mogul.estimators._inputs import (
     as_rows,
     as_tensor,
@@ -33,6 +33,7 @@ from mogul.estimators._inputs import (
     named_device,
     named_dtype,
     validated,
+    warn_of_constant,
     warn_of_constant_columns,
 )
 from mogul.estimators._progress import Observers
@@ -52,6 +53,12 @@ from mogul.mixture import Mixture
 from mogul.nn.gradient_ascent import ascend
 
 __all__ = ["GaussianMixture"]
+
+_WEIGHTS_BESIDE = (
+    "sample_weight is given beside a source, whose rows carry their own weights; name the column "
+    "with weight_column, or give the weights to the source."
+)
+_CONSTANT = "its variance is reg_covar alone and the likelihood means little"
 
 _ALGORITHMS = ("auto", "em", "gradient")
 
@@ -274,17 +281,20 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any, sample_weight: Any) -> np.ndarray:
         device = named_device(self.device)
+        if self.checkpoint is not None:
+            raise InputError(
+                "checkpoint keeps the state of fits to a source; give mogul.data.ArraySource(X)."
+            )
         array = validated(self, X, reset=True, min_samples=2)
         weight = check_sample_weight(sample_weight, len(array))
         dtype = named_dtype(self.dtype) or array.dtype
         check_enough_rows(self.n_components, array, weight)
         names = getattr(self, "feature_names_in_", None)
-        consequence = "its variance is reg_covar alone and the likelihood means little"
         work = array.size * array.shape[1] * int(self.n_components)
         with one_thread_if_small(work), Observers(self) as observers:
             fixed = self._fixed_parts(array.shape[1])
             rows = as_rows(array, weight, device)
-            warn_of_constant_columns(rows, names, consequence)
+            warn_of_constant_columns(rows, names, _CONSTANT)
             random_state = check_random_state(self.random_state)
             continued = self._last_state(array.shape[1])
             begun = continued is not None or not fixed.empty
@@ -311,10 +321,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_source(self, source: Source, sample_weight: Any) -> None:
         if sample_weight is not None:
-            raise InputError(
-                "sample_weight is given beside a source, whose rows carry their own weights; name "
-                "the column with weight_column, or give the weights to the source."
-            )
+            raise InputError(_WEIGHTS_BESIDE)
         if self.algorithm == "gradient":
             raise InputError(
                 "algorithm='gradient' needs the rows in memory; take 'em' for a source."
@@ -323,7 +330,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         fixed = self._fixed_parts(source.n_features)
         surveys: list[Survey] = []
         n_rows = getattr(source, "n_rows", None)
-        with Observers(self) as observers:
+        leads = Team().leads
+        with Observers(self, silent=not leads) as observers:  # the others would say the same
             passes = observers.of_passes(n_rows and n_rows // Team().size)
             fit = fit_source(
                 source,
@@ -343,19 +351,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 reading=passes,
             )
             observers.finish(fit.trace)
-        found = surveys[0]
-        if found.constant:
-            which = ", ".join(str(j if names is None else names[j]) for j in found.constant)
-            warn(
-                f"Every value of column {which} is the same, so its variance is reg_covar alone "
-                "and the likelihood means little; drop it.",
-                SpikeWarning,
-            )
         self.__dict__.pop("feature_names_in_", None)
-        dtype = named_dtype(self.dtype) or np.dtype(str(found.sample.values.dtype)[6:])
-        self.adopt(fit, dtype, names)
+        dtype = named_dtype(self.dtype or surveys[0].sample.values.dtype)
+        self.adopt(fit, dtype or np.dtype(np.float64), names)
         self.passes_ = passes.report
-        self._warn_of(fit)
+        if leads:
+            warn_of_constant(surveys[0].constant, names, _CONSTANT)
+            self._warn_of(fit)
 
     def _checkpoint(self) -> Checkpoint | None:
         given = self.checkpoint
@@ -518,6 +520,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given."""
         if not isinstance(X, Source):
             return mean_log_likelihood(self._rows(X, sample_weight), self.mixture_)
+        if sample_weight is not None:
+            raise InputError(_WEIGHTS_BESIDE)
         total = weight = 0.0
         for rows in self._checked_batches(X):
             total += mean_log_likelihood(rows, self.mixture_) * rows.total_weight

@@ -16,9 +16,9 @@ from mogul.infer.starts import n_sample_rows, some_rows
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
 
-__all__ = ["fit_nested", "nested_climb", "sample_sizes"]
+__all__ = ["GROWTH", "fit_nested", "nested_climb", "sample_sizes", "warmed"]
 
-_GROWTH = 16
+GROWTH = 16
 """How many times as many rows a sample has as the one before."""
 _MANY = 200
 """How many times as many rows as a start's sample there are at least: of fewer, passes over all of
@@ -38,7 +38,7 @@ def sample_sizes(n_rows: int, n_components: int, n_features: int) -> list[int]:
         return sizes
     while _SHARE * size < n_rows:
         sizes.append(size)
-        size *= _GROWTH
+        size *= GROWTH
     return sizes
 
 
@@ -55,6 +55,15 @@ def nested_climb(random_state: RandomState) -> Callable[..., EMResult]:
         return fit_nested(rows, start, settings, seed=seed(), **more)
 
     return climb
+
+
+def warmed(sample: Rows, start: Mixture, settings: EMSettings) -> Mixture:
+    """Where EM on a sample of n rows, which knows a mixture to some 1/n nats a row, brings it."""
+    tol = max(settings.tol, 1 / sample.n_rows)
+    ran = fit_em(sample, start, replace(settings, tol=tol))
+    if ran.interrupted:  # there is nothing to keep yet
+        raise KeyboardInterrupt
+    return start if any(trace.failed for trace in ran.traces) else ran.mixture
 
 
 def fit_nested(
@@ -76,9 +85,5 @@ def fit_nested(
     random_state = RandomState(seed)  # the same samples for every start
     for size in sample_sizes(rows.n_rows, start.n_components, start.n_features):
         sample = some_rows(rows, size, random_state)
-        ran = fit_em(sample, start, replace(settings, tol=max(settings.tol, 1 / size)))
-        if ran.interrupted:  # there is nothing to keep yet
-            raise KeyboardInterrupt
-        failed = [trace.failed for trace in ran.traces]
-        start = ran.mixture if not any(failed) else start
+        start = warmed(sample, start, settings)
     return fit_em(rows, start, settings, previous=previous, first=first, on_iteration=on_iteration)

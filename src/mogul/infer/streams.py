@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from mogul.errors import InputError
 from mogul.infer.checkpoint import Checkpoint
 from mogul.infer.em import EMResult, EMSettings, Streamed, fit_em
 from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
+from mogul.infer.nested import GROWTH, warmed
 from mogul.infer.starts import n_sample_rows
 from mogul.infer.stopping import IterationRecord
 from mogul.infer.survey import Survey, survey
@@ -24,10 +24,7 @@ from mogul.kernels import e_steps
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["Reading", "fit_source", "on_device", "total_log_likelihood"]
-
-_GROWTH = 16
-"""How many times as many rows are drawn in the first pass as a start looks at."""
+__all__ = ["Reading", "fit_source"]
 
 
 class Reading(Protocol):
@@ -40,7 +37,7 @@ class Reading(Protocol):
         """So many rows more were read."""
 
 
-def on_device(
+def _on_device(
     source: Source, device: torch.device, reading: Reading | None = None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The batches of a source on a device."""
@@ -101,13 +98,20 @@ def fit_source(
     team = Team()
     part = source.shard(team.rank, team.size) if source.shared else source
     seed = team.share(_peek(random_state))
-    size = _GROWTH * n_sample_rows(n_components, source.n_features)
+    if not source.shared:
+        seed += team.rank  # else the same places of each process's rows were drawn
+    size = GROWTH * n_sample_rows(n_components, source.n_features)
     found = survey(part, size, seed, team)
+    if max(found.n_rows, found.total_weight) < n_components:
+        raise InputError(
+            f"The source has {found.n_rows} rows for {n_components} components; ask for fewer "
+            "components or give more rows."
+        )
     if on_survey is not None:
         on_survey(found)
 
     def local(mixture: Mixture) -> Stats:
-        return e_steps(on_device(part, device, reading), mixture)
+        return e_steps(_on_device(part, device, reading), mixture)
 
     def work(collect: Collect) -> Fit:
         streamed = Streamed(found.n_rows, device, collect)
@@ -122,7 +126,7 @@ def fit_source(
 
         def climb(rows: Rows, start: Mixture, how: EMSettings, **more: Any) -> EMResult:
             if warm and before is None and fixed.empty:
-                start = _warmed(rows, start, how)
+                start = warmed(rows, start, how)
             return fit_em(streamed, start, how, keeper=keeper, **more)
 
         return fit_mixture(
@@ -142,23 +146,8 @@ def fit_source(
     return team.lead(work, local)
 
 
-def _warmed(sample: Rows, start: Mixture, settings: EMSettings) -> Mixture:
-    """Where EM on a sample of n rows, which knows a mixture to some 1/n nats a row, brings it."""
-    tol = max(settings.tol, 1 / sample.n_rows)
-    ran = fit_em(sample, start, replace(settings, tol=tol))
-    if ran.interrupted:  # there is nothing to keep yet
-        raise KeyboardInterrupt
-    return start if any(trace.failed for trace in ran.traces) else ran.mixture
-
-
 def _peek(random_state: RandomState) -> int:
     """A seed that its next number will not be, so that starts are those of rows in memory."""
     twin = RandomState()
     twin.set_state(random_state.get_state())
     return int(twin.randint(2**31 - 1))
-
-
-def total_log_likelihood(source: Source, mixture: Mixture, device: torch.device) -> Tensor:
-    """Of all rows, in nats, and their weight; (2,)."""
-    stats = e_steps(on_device(source, device), mixture)
-    return torch.stack([stats.log_likelihood, stats.row_weight])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mogul._threads import in_threads, one_thread_if_small, shares
 from mogul.errors import UnknownNameError
-from mogul.kernels.device import DeviceKernel, OneByOne, type_of_products
+from mogul.kernels.device import DeviceKernel, OneByOne, has_triton, type_of_products
 from mogul.kernels.expanded import ExpandedKernel
 from mogul.kernels.reference import ReferenceKernel
 from mogul.mixture import Mixture
@@ -245,7 +245,7 @@ def _on_accelerator(rows: Tensor, mixture: Mixture, shared: bool) -> Kernel:
     products = type_of_products(rows.device)
     dtype = torch.float64 if rows.dtype == torch.float64 else products
     if shared:
-        if rows.device.type == "cuda" and _find_triton():
+        if rows.device.type == "cuda" and has_triton():
             from mogul.kernels.triton_diagonal import TritonKernel
 
             single = mixture[0] if len(mixture.batch_shape) == 1 else mixture
@@ -278,11 +278,6 @@ def _ieee(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@cache
-def _find_triton() -> bool:
-    return _loads("triton", "mogul.kernels.triton_diagonal")
 
 
 def _fast_kernel(name: str) -> type[ExpandedKernel | CompiledKernel]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -128,13 +128,9 @@ class DeviceKernel(ExpandedKernel):
         log_prob = _normalise(shares)
         if uniform is not None:
             shares = drawn(shares, uniform)
-        if weight is None:
-            sums.row_weight += x.shape[-1]
-        else:
-            sums.row_weight += weight.sum(-1, dtype=torch.float64)
-            log_prob = log_prob * weight
+        sums.add_rows(log_prob, weight)
+        if weight is not None:
             shares.mul_(weight.unsqueeze(-2))
-        sums.log_likelihood += log_prob.sum(-1, dtype=torch.float64)
         lines = self._lines[:, : x.shape[-1]] if self.shared else x
         products = _over_rows(shares.flatten(0, -2), lines).unflatten(0, self.constant.shape)
         if self.shared:
@@ -222,5 +218,9 @@ def type_of_products(device: torch.device) -> torch.dtype:
 
 @cache
 def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether Triton is installed and the kernels that need it can be loaded."""
+    try:
+        importlib.import_module("mogul.kernels.triton_diagonal")
+    except (ImportError, RuntimeError):
+        return False
+    return True

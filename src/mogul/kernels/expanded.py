@@ -133,14 +133,9 @@ class ExpandedKernel(Expansion):
             scale = total.reciprocal_()
         else:
             shares, scale = drawn(shares, uniform), torch.ones_like(total)
-        if weight is None:
-            sums.row_weight += x.shape[-1]
-        else:
-            weight = weight.to(log_prob)
-            sums.row_weight += weight.sum(-1)
-            log_prob *= weight
-            scale = scale * weight.unsqueeze(-2)
-        sums.log_likelihood += log_prob.sum(-1)
+        sums.add_rows(log_prob, weight)
+        if weight is not None:
+            scale = scale * weight.to(scale).unsqueeze(-2)
         shares.mul_(scale)
         if self.shared:
             sums.products += _product(shares, self._lines.T)
@@ -182,6 +177,15 @@ class Sums:
     second: Tensor  # where features are not shared, and second moments cannot wait for the end
     row_weight: Tensor
     log_likelihood: Tensor
+
+    def add_rows(self, log_prob: Tensor, weight: Tensor | None) -> None:
+        """Add the rows of a tile, whose log-densities are (*batch, S)."""
+        if weight is None:
+            self.row_weight += log_prob.shape[-1]
+        else:
+            self.row_weight += weight.sum(-1, dtype=torch.float64)
+            log_prob = log_prob * weight
+        self.log_likelihood += log_prob.sum(-1, dtype=torch.float64)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
