@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data/uci
 OUTLIERS ?= ../shared/data/outlier
 
-.PHONY: demo test test-slow lint docs-test bench bench-mdn bench-slogan bench-outlier clean
+.PHONY: demo test test-slow lint docs-test bench bench-mdn bench-slogan bench-outlier bench-files bench-gpu bench-spark clean
 
 # Installed anew whenever what to install has changed.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -61,6 +61,18 @@ bench-mdn: $(VENV)/installed
 # Needs tables of ADBench in a folder: see the head of the benchmark. About an hour on two cores.
 bench-outlier: $(VENV)/installed
 	$(BIN)/python benchmarks/outlier_auroc.py --data $(OUTLIERS)
+
+# 50 million rows in Parquet files: 1.6 GB of a temporary folder.
+bench-files: $(VENV)/installed
+	$(BIN)/python benchmarks/larger_than_memory.py --out benchmarks/results/larger_than_memory.json
+
+# Needs a GPU that this torch knows.
+bench-gpu: $(VENV)/installed
+	$(BIN)/python benchmarks/gpu_speed.py --out benchmarks/results/gpu_speed.json
+
+# Needs a Java runtime.
+bench-spark: $(VENV)/spark
+	$(BIN)/python benchmarks/spark_speed.py --out benchmarks/results/spark_speed.json
 
 # About an hour on two cores.
 bench-slogan: $(VENV)/installed

@@ -146,6 +146,7 @@ class BayesianGaussianMixture(DensityMixin, BaseEstimator):
         the state so far.
     progress : {"auto", True, False}, default "auto"
     device : str or torch.device, optional
+        Where a fit computes with the rows, the CPU by default; rows are scored on the CPU.
 
     Attributes
     ----------
