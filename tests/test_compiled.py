@@ -245,6 +245,7 @@ print("right")
 """
 
 
+@pytest.mark.slow
 def test_processors_without_avx_512_compute_the_same(tmp_path):
     """Half as wide vectors and half as many registers: other blocks, compiled apart."""
     if vectors.LANES == 4:

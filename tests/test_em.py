@@ -137,8 +137,10 @@ def test_what_is_recorded_is_the_log_likelihood_of_what_was_there(name):
 @accelerations
 @pytest.mark.parametrize("max_iter", [1, 2, 7, 130, 3000])
 @names
-def test_who_watches_changes_nothing(name, max_iter, acceleration):
+def test_who_watches_changes_nothing(name, max_iter, acceleration, compiler):
     """Unwatched iterations of a small fit are one compiled call, as far as they are plain."""
+    if compiler != "compiled":  # then both are the same code
+        max_iter = min(max_iter, 300)
     x = overlapping(5, 150)
     weight = tensor(np.random.default_rng(0).uniform(0.5, 2, len(x)))
     told = []

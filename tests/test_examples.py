@@ -20,23 +20,26 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             "Dirichlet counts: 1003.9, 1002.3, 999.77",
             ["density", "standard_deviations", "joint_mean", "prior", "overlap"],
         ),
-        (
+        pytest.param(
             "mixture_density_network",
             ["--rows", "300", "--epochs", "15"],
             "lie on the means of components",
             ["samples", "density", "at", "pit", "coverage", "loss"],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "slogan",
             ["--rows", "300", "--steps", "100"],
             "SLOGAN",
             ["samples", "critic", "losses"],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "outlier_detection",
             [],
             "bottles listed",
             ["scores", "roc", "precision_recall", "reasons"],
+            marks=pytest.mark.slow,
         ),
         ("how_many_components", ["--rows", "800"], "highest at 4", ["how_many_components"]),
     ],

@@ -628,7 +628,7 @@ def test_a_band_holds_the_densities_of_draws(inferred, drawn):
     assert not artists(plot.credible_density(drawn.posterior_, feature=1), "histogram")
 
 
-@pytest.mark.parametrize("kind", ["full", "diag"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("diag", marks=pytest.mark.slow)])
 def test_a_corrected_band_is_as_wide_as_that_of_a_sampler(kind):
     rng = np.random.default_rng(1)
     rows = np.where(rng.random(300) < 0.4, 0.0, 2.7)[:, None] * [1, 0.3] + rng.normal(size=(300, 2))

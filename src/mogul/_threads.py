@@ -29,7 +29,7 @@ _SMALL = 1 << 20
 
 
 @contextmanager
-def one_thread_if_small(work: int) -> Iterator[None]:
+def one_thread_if_small(work: float) -> Iterator[None]:
     """Run torch and BLAS on one thread inside, when ``work`` multiplications a pass are few.
 
     On two cores shared with other programs a fit of 272 rows took 1.2 s on two threads and 0.04 s

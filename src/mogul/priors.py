@@ -28,7 +28,7 @@ from mogul.beliefs import (
     WishartPrecisions,
 )
 from mogul.covariances import Covariance
-from mogul.data.rows import Rows
+from mogul.data.rows import Moments, Rows
 from mogul.errors import InputError
 
 __all__ = [
@@ -138,7 +138,7 @@ class Prior(_Settings, ABC):
     @abstractmethod
     def _components(self, data: _Data, n_components: int) -> ComponentBelief: ...
 
-    def belief(self, rows: Rows, n_components: int, kind: type[Covariance]) -> Belief:
+    def belief(self, rows: Rows | Moments, n_components: int, kind: type[Covariance]) -> Belief:
         """The prior with every setting filled in, for some rows and a covariance structure."""
         if kind.has_matrices() != self.of_matrices:
             other = _FOR_MATRICES if kind.has_matrices() else _FOR_NUMBERS
@@ -341,15 +341,14 @@ class IndependentNormalGamma(Prior):
 class _Data:
     """What defaults are scaled to: mean, variances and covariance of the rows."""
 
-    def __init__(self, rows: Rows, kind: type[Covariance]):
-        self.kind, self.n_features = kind, rows.n_features
-        self.mean = rows.mean()
-        gap = rows.values.double() - self.mean
-        weighted = gap if rows.weight is None else gap * rows.weight.double().unsqueeze(-1)
+    def __init__(self, rows: Rows | Moments, kind: type[Covariance]):
+        moments = rows.moments() if isinstance(rows, Rows) else rows
+        self.kind, self.n_features = kind, moments.n_features
+        self.mean = moments.mean
         # Less one for the mean, as for a sample; weights that add up to next to nothing have none
         # to give away.
-        freedom = max(rows.total_weight - 1, rows.total_weight / 2)
-        covariance = weighted.T @ gap / freedom
+        freedom = max(moments.total_weight - 1, moments.total_weight / 2)
+        covariance = moments.scatter / freedom
         if not bool(torch.isfinite(covariance).all()):
             raise InputError(
                 "The rows are too large for their squares to be added up; scale the data."

@@ -331,6 +331,7 @@ def test_orders_of_sticks_come_up_as_often_as_they_are_likely():
     assert priors.DirichletProcess(1.0).belief(1).swapped(count[:1], generator) is None
 
 
+@pytest.mark.slow
 def test_chains_of_clusters_far_apart_agree_whatever_order_they_began_in():
     rng = np.random.default_rng(0)
     parts = [([0, 0], 700), ([9, 0], 200), ([0, 9], 30)]

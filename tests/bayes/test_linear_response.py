@@ -141,7 +141,7 @@ def test_the_matrix_is_symmetric_and_positive_definite(kind, form, weights):
     assert torch.linalg.eigvalsh(own).min() > -1e-12  # it only ever adds
 
 
-@pytest.mark.parametrize("kind", ["diag", "spherical"])
+@pytest.mark.parametrize("kind", ["diag", pytest.param("spherical", marks=pytest.mark.slow)])
 def test_it_equals_refits_with_a_tilted_prior(kind):
     """Perturbing the prior by ε t(θ) moves every expectation by ε Cov(·, t): three kinds of t."""
     x = clusters(2, 150, apart=1.6)
@@ -195,7 +195,7 @@ def _tilted(prior: Belief, name: str, step: float) -> Belief:
     )
 
 
-@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+@pytest.mark.parametrize("kind", ["full", "tied", pytest.param("diag", marks=pytest.mark.slow)])
 def test_it_equals_refits_for_conjugate_priors_too(kind):
     """log w is a sufficient statistic: its row of covariances holds for any other quantity."""
     x = clusters(3, 150, apart=1.6)

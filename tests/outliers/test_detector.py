@@ -331,7 +331,11 @@ def test_files_keep_every_bit(tmp_path, stream):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"covariance_type": "diag"}, {"n_components": 1, "covariance_type": "full"}]
+    "settings",
+    [
+        {"covariance_type": "diag"},
+        pytest.param({"n_components": 1, "covariance_type": "full"}, marks=pytest.mark.slow),
+    ],
 )
 def test_many_columns_and_few_rows(settings):
     rng = np.random.default_rng(0)

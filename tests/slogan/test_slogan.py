@@ -163,6 +163,7 @@ def test_first_weights_are_orthogonal_with_gain_two(network):
 # --- what it draws --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_brings_the_draws_nearer_to_the_data():
     rows, held_out = sine(1000, 0), sine(1000, 1)
     away = {}

@@ -175,8 +175,10 @@ def _correction(model: BayesianGaussianMixture) -> str:
 
 
 def _work(posterior: VariationalPosterior) -> float:
-    n_rows = 0 if posterior.rows is None else posterior.rows.n_rows
-    return float(n_rows) * posterior.belief.encode(posterior.belief).numel() ** 2
+    return (
+        float(getattr(posterior.rows, "n_rows", 0))
+        * posterior.belief.encode(posterior.belief).numel() ** 2
+    )
 
 
 def _uncorrected(model: BayesianGaussianMixture) -> str:

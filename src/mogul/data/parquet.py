@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +146,15 @@ class ParquetSource(Source):
         return part
 
     def blocks(self) -> Iterator[Block]:
-        yield from self._cache.through(self._read)
+        yield from self._cache.through(lambda: self._read(self.groups))
 
-    def _read(self) -> Iterator[Block]:
-        for group in self.groups:
+    def scattered(self, rng: np.random.Generator) -> Iterator[Block]:
+        kept = self._cache.scattered(rng)
+        order = rng.permutation(len(self.groups))
+        yield from self._read(self.groups[i] for i in order) if kept is None else kept
+
+    def _read(self, groups: Iterable[_Group]) -> Iterator[Block]:
+        for group in groups:
             first = 0
             for batch in self._batches(group):
                 block = self._block(batch, group, first)

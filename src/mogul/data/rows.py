@@ -9,7 +9,28 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Rows"]
+__all__ = ["Moments", "Rows"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The first two moments of some rows.
+
+    Attributes
+    ----------
+    total_weight : float
+    mean : Tensor, shape (D,), float64
+    scatter : Tensor, shape (D, D), float64
+        The weighted sum of the products of their deviations from the mean.
+    """
+
+    total_weight: float
+    mean: Tensor
+    scatter: Tensor
+
+    @property
+    def n_features(self) -> int:
+        return len(self.mean)
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,18 @@ class Rows:
         if self.weight is None:
             return self.values.mean(0, dtype=torch.float64)
         return self.weight.double() @ self.values.double() / self.total_weight
+
+    def moments(self) -> Moments:
+        """Weight, mean and scatter."""
+        mean = self.mean()
+        gap = self.values.double() - mean
+        weighted = gap if self.weight is None else gap * self.weight.double().unsqueeze(-1)
+        return Moments(self.total_weight, mean, weighted.T @ gap)
+
+    def scaled_to(self, total_weight: float) -> Rows:
+        """The same rows, whose weights add up to ``total_weight``."""
+        weight = self.values.new_ones(self.n_rows) if self.weight is None else self.weight
+        return Rows(self.values, weight.double() * (total_weight / self.total_weight))
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Rows]:
         """All rows once in a new random order, in batches whose sizes differ by one row at most."""

@@ -103,6 +103,11 @@ class Source(ABC):
     def blocks(self) -> Iterator[Block]:
         """All rows, in order."""
 
+    def scattered(self, rng: np.random.Generator) -> Iterator[Block]:
+        """All rows, block by block in random order where that is possible."""
+        del rng
+        yield from self.blocks()
+
     def shard(self, rank: int, size: int) -> Source:
         """The part of one process of several."""
         del rank, size
@@ -162,18 +167,28 @@ class ArraySource(Source):
         self.n_features = values.shape[1]
         self.batch_rows = batch_rows or batch_size(self.n_features)
 
+    @property
+    def n_rows(self) -> int:
+        """N."""
+        return len(self.values)
+
     def blocks(self) -> Iterator[Block]:
+        yield from map(self._block, range(0, self.n_rows, self.batch_rows))
+
+    def scattered(self, rng: np.random.Generator) -> Iterator[Block]:
+        yield from map(self._block, rng.permutation(range(0, self.n_rows, self.batch_rows)))
+
+    def _block(self, start: int) -> Block:
         dtype = np.float32 if self.values.dtype == np.float32 else np.float64
-        for start in range(0, len(self.values), self.batch_rows):
-            part = slice(start, start + self.batch_rows)
-            weight = self.sample_weight
-            yield Block(
-                np.array(self.values[part], dtype=dtype, order="C"),
-                None if weight is None else np.array(weight[part], dtype=np.float64),
-                0,
-                "the array",
-                start,
-            )
+        part = slice(int(start), int(start) + self.batch_rows)
+        weight = self.sample_weight
+        return Block(
+            np.array(self.values[part], dtype=dtype, order="C"),
+            None if weight is None else np.array(weight[part], dtype=np.float64),
+            0,
+            "the array",
+            int(start),
+        )
 
 
 class LoaderSource(Source):
@@ -318,13 +333,21 @@ class BlockCache:
             yield block
         self._kept, self._file = kept, file
 
-    def _again(self) -> Iterator[Block]:
-        assert self._kept is not None
+    def scattered(self, rng: np.random.Generator) -> Iterator[Block] | None:
+        """The blocks in random order, or None where they are not kept."""
+        return None if self._kept is None else self._again(rng.permutation(len(self._kept)))
+
+    def _again(self, order: Iterable[int] | None = None) -> Iterator[Block]:
+        kept = self._kept
+        assert kept is not None
+        places = range(len(kept)) if order is None else order
         if self._file is None:
-            yield from self._kept
+            yield from (kept[i] for i in places)
             return
-        self._file.seek(0)
-        for block in self._kept:
+        begins = np.cumsum([0, *(_n_bytes(block) for block in kept)])
+        for i in places:
+            block = kept[i]
+            self._file.seek(int(begins[i]))
             values = np.empty(block.values.shape, block.values.dtype)
             weight = None if block.weight is None else np.empty(block.weight.shape)
             for array in (values, weight):
@@ -357,6 +380,10 @@ def _written(block: Block, file: Any) -> Block:
 
 def _bytes_of(array: np.ndarray) -> Any:
     return array.reshape(-1).view(np.uint8)
+
+
+def _n_bytes(block: Block) -> int:
+    return block.values.nbytes + (0 if block.weight is None else block.weight.nbytes)
 
 
 def _hollow(array: Any) -> Any:

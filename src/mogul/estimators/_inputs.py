@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mogul._warn import warn
 from mogul.data.rows import Rows
-from mogul.data.sources import Source
+from mogul.data.sources import Source, ahead
 from mogul.data.tables import Table
 from mogul.datasets import Dataset
 from mogul.errors import InputError, InputTypeError, SpikeWarning
@@ -27,6 +27,8 @@ __all__ = [
     "check_enough_rows",
     "check_sample_weight",
     "check_shape",
+    "check_weights_of",
+    "checked_batches",
     "drawn_seed",
     "generator_on",
     "named_device",
@@ -139,6 +141,28 @@ def check_sample_weight(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     if not weight.any():
         raise InputError("sample_weight is zero for every row; at least one must be positive.")
     return weight
+
+
+def check_weights_of(source: Source, sample_weight: Any) -> None:
+    """Refuse weights beside a source, whose rows carry their own."""
+    if sample_weight is not None:
+        raise InputError(
+            f"sample_weight is given beside a {type(source).__name__}, whose rows carry their own "
+            "weights; name the column with weight_column, or give the weights to the source."
+        )
+
+
+def checked_batches(estimator: Any, source: Source) -> Iterator[Rows]:
+    """The rows of a source that has the columns an estimator was fitted to, batch by batch."""
+    known = getattr(estimator, "feature_names_in_", None)
+    same = known is None or source.names is None or list(known) == list(source.names)
+    if source.n_features != estimator.n_features_in_ or not same:
+        raise InputError(
+            f"The source has columns {source.names or source.n_features}; the model was fitted "
+            f"to {estimator.n_features_in_ if known is None else tuple(known)}."
+        )
+    for block in ahead(source.checked_blocks()):
+        yield Rows(*block.tensors())
 
 
 def check_enough_rows(n_components: int, X: np.ndarray, weight: np.ndarray | None) -> None:

@@ -9,9 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from mogul._progress import ProgressLine
+from mogul.data.sources import Source
 from mogul.errors import InputError
 from mogul.infer.selection import Candidate
 from mogul.infer.stopping import ELBORecord, IterationRecord, Trace
+from mogul.infer.team import Team
 
 __all__ = ["Observers", "PassReport", "Passes", "SearchProgress", "checked_callbacks"]
 
@@ -50,8 +52,11 @@ class Observers:
     def finish(self, trace: Trace) -> None:
         self.messages.end(trace)
 
-    def of_passes(self, n_rows: int | None) -> Passes:
-        """What tells how far each pass over so many rows is."""
+    def of_passes(self, source: Source) -> Passes:
+        """What tells how far each pass over this process's rows is."""
+        n_rows = getattr(source, "n_rows", None)
+        if n_rows is not None and source.shared:
+            n_rows //= Team().size
         return Passes(self.line, n_rows)
 
     def __enter__(self) -> Self:

@@ -22,17 +22,21 @@ from mogul._checks import check_count, check_level, check_share
 from mogul._warn import warn
 from mogul.beliefs import Belief
 from mogul.covariances import STRUCTURES, Covariance, structure
-from mogul.data.rows import Rows
+from mogul.data.rows import Moments, Rows
+from mogul.data.sources import Source
 from mogul.errors import InputError
 from mogul.estimators._bayesian_state import from_state, to_state
 from mogul.estimators._inputs import (
     as_rows,
     check_enough_rows,
     check_sample_weight,
+    check_weights_of,
+    checked_batches,
     drawn_seed,
     generator_on,
     named_device,
     validated,
+    warn_of_constant,
     warn_of_constant_columns,
 )
 from mogul.estimators._prior_settings import posterior_attributes, prior_attributes, prior_of
@@ -40,13 +44,15 @@ from mogul.estimators._progress import Observers
 from mogul.estimators._pruning import PruningReport, pruned
 from mogul.infer import METHODS, SVI
 from mogul.infer.ascent import ACCELERATIONS
-from mogul.infer.em import EMSettings
+from mogul.infer.em import EMSettings, Streamed
 from mogul.infer.maximum_likelihood import initial_mixtures
 from mogul.infer.problem import Method, Outcome, Problem
 from mogul.infer.selection import relative_floor
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import ELBORecord, Trace
+from mogul.infer.streams import Share, infer_source
 from mogul.infer.svi import streaming_step
+from mogul.infer.team import Team
 from mogul.infer.variational import begin, elbo
 from mogul.mixture import Mixture
 from mogul.posterior import Posterior, SampledPosterior, VariationalPosterior
@@ -56,6 +62,7 @@ from mogul.priors import Prior
 
 __all__ = ["BayesianGaussianMixture", "PruningReport"]
 
+_CONSTANT = "what is said of it is the prior's"
 _HELD = 0.99
 """The share of the weight that the effective components hold together."""
 _DRAWS = 10_000
@@ -169,6 +176,8 @@ class BayesianGaussianMixture(DensityMixin, BaseEstimator):
     n_iter_ : int
     history_ : list
         Records of the iterations of the start that won.
+    passes_ : PassReport
+        After a fit to a source: how many passes over the rows there were, and how fast.
     weight_concentration_, mean_precision_, degrees_of_freedom_ : ndarray
         Parameters of the posterior, where the prior is conjugate, degrees of freedom in rows. For a
         Dirichlet process the first is a pair of arrays (K,) of the Beta distributions of the
@@ -290,7 +299,10 @@ degrees_of_freedom_prior_ : float or ndarray
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
+            A :class:`mogul.data.Source` is read in batches, by "cavi" once in each iteration and by
+            "svi" in random order. In a process group every process calls this and gets the same
+            answer.
         y : ignored
         sample_weight : array-like, shape (N,), optional
             A weight of two counts a row twice, a weight of zero not at all.
@@ -313,13 +325,15 @@ degrees_of_freedom_prior_ : float or ndarray
         SpikeWarning
             When a column holds one value.
         """
-        self._fit(X, sample_weight)
+        if isinstance(X, Source):
+            self._fit_source(X, sample_weight)
+        else:
+            self._fit(X, sample_weight)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each row; the same as fit, predict."""
-        self._fit(X, sample_weight)
-        return self.predict(X)
+        return self.fit(X, sample_weight=sample_weight).predict(X)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any, sample_weight: Any) -> None:
@@ -335,6 +349,54 @@ degrees_of_freedom_prior_ : float or ndarray
             starts, notes = [last] * method.n_starts(1), []
             previous = self._last_bound()
         self._infer(rows, prior, starts, method, rng, notes, previous)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit_source(self, source: Source, sample_weight: Any) -> None:
+        check_weights_of(source, sample_weight)
+        method = self._method()
+        if not method.takes_sources:
+            raise InputError(
+                f"inference={method.name!r} needs the rows in memory; take 'cavi' or 'svi' for a "
+                "source."
+            )
+        rng = check_random_state(self.random_state)
+        names, leads = source.names, Team().leads
+        n_iterations = method.n_iterations(self.max_iter)
+        with Observers(self, n_iterations, silent=not leads) as observers:
+            passes = observers.of_passes(source)
+            share = Share.surveyed(
+                source,
+                int(self.n_components),
+                rng,
+                named_device(self.device),
+                what="inference",
+                reading=passes,
+            )
+            self.n_features_in_ = source.n_features
+
+            def starts_of(sample: Rows) -> tuple[Mixture, list[str]]:
+                return self._start_mixtures(sample, method, rng)
+
+            def problem_of(rows: Streamed, prior: Belief, starts: list[Belief]) -> Problem:
+                previous = self._last_bound() if starts[0] is self._last_belief(prior) else -np.inf
+                return self._problem(rows, prior, starts, rng, previous, observers)
+
+            outcome, prior, notes = infer_source(
+                share, method, self._prior, starts_of, self._last_belief, problem_of
+            )
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = np.asarray(names, dtype=object)
+        assert outcome.belief is not None  # methods that take sources are variational
+        alone = share.team.size == 1 or source.shared
+        of_sample = VariationalPosterior(outcome.belief, prior, share.found.sample)
+        posterior = self._posterior_of(outcome, prior, source if alone else None, of_sample.doubt)
+        self._adopt(outcome, posterior, prior)
+        self._rows_seen = share.found.total_weight
+        self.passes_ = passes.report
+        if leads:
+            warn_of_constant(share.found.constant, names, _CONSTANT)
+            self._warn_of(outcome, notes)
 
     def _validate_params(self) -> None:
         for name, value in (("prior", self.prior), ("inference", self.inference)):
@@ -353,7 +415,7 @@ degrees_of_freedom_prior_ : float or ndarray
         rows = as_rows(array, weight, named_device(self.device))
         if reset:
             names = getattr(self, "feature_names_in_", None)
-            warn_of_constant_columns(rows, names, "what is said of it is the prior's")
+            warn_of_constant_columns(rows, names, _CONSTANT)
         return rows
 
     def _method(self) -> Method:
@@ -363,7 +425,7 @@ degrees_of_freedom_prior_ : float or ndarray
     def _kind(self) -> type[Covariance]:
         return structure(self.covariance_type)
 
-    def _prior(self, rows: Rows) -> Belief:
+    def _prior(self, rows: Rows | Moments) -> Belief:
         """The prior with every setting filled in."""
         belief = prior_of(self, rows.n_features).belief(rows, self.n_components, self._kind)
         if not self.reg_covar:
@@ -373,9 +435,16 @@ degrees_of_freedom_prior_ : float or ndarray
     def _starts(
         self, rows: Rows, prior: Belief, method: Method, rng: RandomState
     ) -> tuple[list[Belief], list[str]]:
+        mixtures, notes = self._start_mixtures(rows, method, rng)
+        beliefs = begin(rows, prior, mixtures)
+        return [beliefs.index(i) for i in range(len(mixtures))], notes
+
+    def _start_mixtures(
+        self, rows: Rows, method: Method, rng: RandomState
+    ) -> tuple[Mixture, list[str]]:
         # A prior needs no floor; the start, which has none, is kept off the rounding of the data.
         floor = relative_floor(rows) or float(torch.finfo(torch.float64).eps)
-        mixtures, notes = initial_mixtures(
+        return initial_mixtures(
             rows,
             self.n_components,
             self._kind,
@@ -384,8 +453,6 @@ degrees_of_freedom_prior_ : float or ndarray
             n_init=method.n_starts(self.n_init),
             random_state=rng,
         )
-        beliefs = begin(rows, prior, mixtures)
-        return [beliefs.index(i) for i in range(len(mixtures))], notes
 
     def _last_belief(self, prior: Belief) -> Belief | None:
         """What to go on from: the last belief, when it is of this problem."""
@@ -408,28 +475,43 @@ degrees_of_freedom_prior_ : float or ndarray
         notes: Sequence[str] = (),
         previous: float = -np.inf,
     ) -> None:
-        generator = generator_on("cpu", rng)
         with Observers(self, method.n_iterations(self.max_iter)) as observers:
-            outcome = method.run(
-                Problem(
-                    rows=rows,
-                    prior=prior,
-                    starts=starts,
-                    tol=self.tol,
-                    max_iter=self.max_iter,
-                    acceleration=self.acceleration,
-                    generator=generator,
-                    previous=previous,
-                    together=not self.verbose,
-                    on_iteration=observers,
-                    on_end=observers.finish,
-                )
-            )
+            problem = self._problem(rows, prior, starts, rng, previous, observers)
+            outcome = method.run(problem)
         self._adopt(outcome, self._posterior_of(outcome, prior, rows.to("cpu")), prior)
         self._rows_seen = rows.total_weight
         self._warn_of(outcome, notes)
 
-    def _posterior_of(self, outcome: Outcome, prior: Belief, rows: Rows) -> Posterior:
+    def _problem(
+        self,
+        rows: Rows | Streamed,
+        prior: Belief,
+        starts: list[Belief],
+        rng: RandomState,
+        previous: float,
+        observers: Observers,
+    ) -> Problem:
+        return Problem(
+            rows=rows,
+            prior=prior,
+            starts=starts,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            acceleration=self.acceleration,
+            generator=generator_on("cpu", rng),
+            previous=previous,
+            together=not self.verbose,
+            on_iteration=observers,
+            on_end=observers.finish,
+        )
+
+    def _posterior_of(
+        self,
+        outcome: Outcome,
+        prior: Belief,
+        rows: Rows | Source | None,
+        doubt: Tensor | None = None,
+    ) -> Posterior:
         names = getattr(self, "feature_names_in_", None)
         if outcome.belief is not None:
             return VariationalPosterior(
@@ -438,8 +520,10 @@ degrees_of_freedom_prior_ : float or ndarray
                 rows,
                 elbo=outcome.bound,
                 converged=outcome.trace.converged,
+                doubt=doubt,
                 feature_names=names,
             )
+        assert isinstance(rows, Rows)  # those of a sampler
         assert outcome.draws is not None  # a method answers with one or the other
         assert outcome.log_joint is not None
         sampled = SampledPosterior(outcome.draws, outcome.log_joint, rows, feature_names=names)
@@ -588,10 +672,15 @@ degrees_of_freedom_prior_ : float or ndarray
 
     # --- densities of rows --------------------------------------------------------------------
 
-    def _values(self, X: Any) -> Tensor:
+    def _each(self, X: Any, answer: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """An answer for every row, batch by batch where X is a source."""
         check_is_fitted(self, "posterior_")
-        values = self._checked(X, None, reset=False).values
-        return values.to(self._predictive.means)
+        if isinstance(X, Source):
+            batches = checked_batches(self, X)
+        else:
+            batches = [self._checked(X, None, reset=False)]
+        found = [_array(answer(rows.values.to(self._predictive.means))) for rows in batches]
+        return np.concatenate(found)
 
     def log_prob(
         self, X: Any, distribution: bool = False, n: int = 1000, *, plug_in: bool = False
@@ -600,7 +689,7 @@ degrees_of_freedom_prior_ : float or ndarray
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
         distribution : bool, default False
             Whether to give the log-density under each of ``n`` draws of the posterior.
         n : int, default 1000
@@ -617,16 +706,18 @@ degrees_of_freedom_prior_ : float or ndarray
         MeanFieldWarning
             When components overlap, so that the densities of draws differ too little.
         """
-        values = self._values(X)
+        check_is_fitted(self, "posterior_")
         if distribution and plug_in:
             raise InputError("plug_in is one density and distribution many; ask for one of them.")
         if distribution:
             draws = self._drawn(check_count(n, "n"))
-            columns = [kernels.log_prob(values, draws[i]) for i in range(len(draws))]
-            return _array(torch.stack(columns, -1))
+            each = [draws[i] for i in range(len(draws))]
+            return self._each(
+                X, lambda rows: torch.stack([kernels.log_prob(rows, one) for one in each], -1)
+            )
         if plug_in:
-            return _array(kernels.log_prob(values, self.mixture_))
-        return _array(self._predictive.log_prob(values))
+            return self._each(X, lambda rows: kernels.log_prob(rows, self.mixture_))
+        return self._each(X, self._predictive.log_prob)
 
     def prob(
         self, X: Any, distribution: bool = False, n: int = 1000, *, plug_in: bool = False
@@ -641,20 +732,27 @@ degrees_of_freedom_prior_ : float or ndarray
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log predictive density of the rows, in nats; weighted when weights are given."""
         check_is_fitted(self, "posterior_")
-        rows = self._checked(X, sample_weight, reset=False)
-        values = self._predictive.log_prob(rows.values.to(self._predictive.means))
-        weight = None if rows.weight is None else rows.weight.to(values)
-        return float(values.mean() if weight is None else weight @ values / weight.sum())
+        if isinstance(X, Source):
+            check_weights_of(X, sample_weight)
+            batches = checked_batches(self, X)
+        else:
+            batches = [self._checked(X, sample_weight, reset=False)]
+        total = weight = 0.0
+        for rows in batches:
+            values = self._predictive.log_prob(rows.values.to(self._predictive.means))
+            own = torch.ones_like(values) if rows.weight is None else rows.weight.to(values)
+            total, weight = total + float(own @ values), weight + float(own.sum())
+        return total / weight
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row; (N,), counted from 0."""
-        values = self._values(X)
-        return _array(self._predictive.predict(values))
+        check_is_fitted(self, "posterior_")
+        return self._each(X, self._predictive.predict)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each component for each row, averaged over the posterior; (N, K)."""
-        values = self._values(X)
-        return _array(self._predictive.responsibilities(values))
+        check_is_fitted(self, "posterior_")
+        return self._each(X, self._predictive.responsibilities)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw new rows and the components they are from, sorted by component.

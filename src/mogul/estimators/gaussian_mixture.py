@@ -22,7 +22,7 @@ from mogul._threads import one_thread_if_small
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
-from mogul.data.sources import Source, ahead
+from mogul.data.sources import Source
 from mogul.errors import InputError, RepairWarning
 from mogul.estimators._inputs import (
     as_rows,
@@ -30,6 +30,8 @@ from mogul.estimators._inputs import (
     check_enough_rows,
     check_sample_weight,
     check_shape,
+    check_weights_of,
+    checked_batches,
     named_device,
     named_dtype,
     validated,
@@ -54,10 +56,6 @@ from mogul.nn.gradient_ascent import ascend
 
 __all__ = ["GaussianMixture"]
 
-_WEIGHTS_BESIDE = (
-    "sample_weight is given beside a source, whose rows carry their own weights; name the column "
-    "with weight_column, or give the weights to the source."
-)
 _CONSTANT = "its variance is reg_covar alone and the likelihood means little"
 
 _ALGORITHMS = ("auto", "em", "gradient")
@@ -320,19 +318,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_source(self, source: Source, sample_weight: Any) -> None:
-        if sample_weight is not None:
-            raise InputError(_WEIGHTS_BESIDE)
-        if self.algorithm == "gradient":
-            raise InputError(
-                "algorithm='gradient' needs the rows in memory; take 'em' for a source."
-            )
+        check_weights_of(source, sample_weight)
+        if self.algorithm == "gradient" and self.checkpoint is not None:
+            raise InputError("checkpoint keeps the state of EM; leave it out, or take 'em'.")
         names = source.names
         fixed = self._fixed_parts(source.n_features)
         surveys: list[Survey] = []
-        n_rows = getattr(source, "n_rows", None)
         leads = Team().leads
         with Observers(self, silent=not leads) as observers:  # the others would say the same
-            passes = observers.of_passes(n_rows and n_rows // Team().size)
+            passes = observers.of_passes(source)
             fit = fit_source(
                 source,
                 int(self.n_components),
@@ -343,7 +337,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 random_state=check_random_state(self.random_state),
                 fixed=fixed,
                 continue_from=self._last_state(source.n_features),
-                samples=self.algorithm == "auto",
+                samples=self.algorithm != "em",
+                algorithm=ascend if self.algorithm == "gradient" else fit_em,
                 device=named_device(self.device),
                 checkpoint=self._checkpoint(),
                 on_iteration=observers.watching,
@@ -520,10 +515,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given."""
         if not isinstance(X, Source):
             return mean_log_likelihood(self._rows(X, sample_weight), self.mixture_)
-        if sample_weight is not None:
-            raise InputError(_WEIGHTS_BESIDE)
+        check_weights_of(X, sample_weight)
         total = weight = 0.0
-        for rows in self._checked_batches(X):
+        for rows in self._batches(X):
             total += mean_log_likelihood(rows, self.mixture_) * rows.total_weight
             weight += rows.total_weight
         return total / weight
@@ -548,20 +542,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """An answer for every row, batch by batch where X is a source."""
         if not isinstance(X, Source):
             return answer(self._rows(X))
-        return np.concatenate([answer(rows) for rows in self._checked_batches(X)])
+        return np.concatenate([answer(rows) for rows in self._batches(X)])
 
-    def _checked_batches(self, source: Source) -> Iterator[Rows]:
+    def _batches(self, source: Source) -> Iterator[Rows]:
         check_is_fitted(self, "means_")
-        known = getattr(self, "feature_names_in_", None)
-        same = known is None or source.names is None or list(known) == list(source.names)
-        if source.n_features != self.n_features_in_ or not same:
-            raise InputError(
-                f"The source has columns {source.names or source.n_features}; the model was fitted "
-                f"to {self.n_features_in_ if known is None else tuple(known)}."
-            )
         device = named_device(self.device)
-        for block in ahead(source.checked_blocks()):
-            yield Rows(*block.tensors()).to(device)
+        return (rows.to(device) for rows in checked_batches(self, source))
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion, −2ℓ + p log n; lower is better (Schwarz 1978)."""

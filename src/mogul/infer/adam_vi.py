@@ -113,7 +113,7 @@ class AdamVI(StochasticMethod):
         return self.epochs
 
     def _run_one(self, problem: Problem, number: int, start: Belief) -> Outcome:
-        rows = problem.rows
+        rows = problem.rows_in_memory
         trace = Trace(number, problem.previous, ELBORecord)
         values = torch.zeros_like(start.encode(start)).requires_grad_()
         sound = values.detach().clone()
@@ -152,7 +152,7 @@ class AdamVI(StochasticMethod):
         schedule: CosineAnnealingLR,
     ) -> float:
         """One pass over the rows; the bound as estimated on the way."""
-        rows, total = problem.rows, 0.0
+        rows, total = problem.rows_in_memory, 0.0
         for batch in rows.shuffled(self.batch_size, problem.generator):
             optimizer.zero_grad()
             scale = rows.n_rows / batch.n_rows

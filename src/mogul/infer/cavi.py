@@ -12,7 +12,7 @@ from torch import Tensor
 from mogul._threads import one_thread_if_small
 from mogul.beliefs import Belief
 from mogul.infer.ascent import Ascent, Step
-from mogul.infer.em import likeliest
+from mogul.infer.em import Streamed, likeliest
 from mogul.infer.problem import Method, Outcome, Problem
 from mogul.infer.stopping import ELBORecord, Trace
 from mogul.infer.variational import Batches, evidence, look
@@ -57,7 +57,7 @@ class BeliefChart:
 
 
 def coordinate_ascent(
-    batches: Batches,
+    batches: Batches | Streamed,
     prior: Belief,
     starts: list[Belief],
     *,
@@ -135,6 +135,7 @@ class CAVI(Method):
     """
 
     name: ClassVar[str] = "cavi"
+    takes_sources: ClassVar[bool] = True
 
     def n_iterations(self, max_iter: int) -> int:
         return max_iter
@@ -174,7 +175,7 @@ class CAVI(Method):
         )
 
 
-def _work(problem: Problem) -> int:
+def _work(problem: Problem) -> float:
     """About how many multiplications one pass takes."""
     one = problem.starts[0].components.loc.numel()
     return problem.rows.n_rows * len(problem.starts) * one * problem.rows.n_features

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +23,7 @@ from mogul.mixture import Mixture
 from mogul.stats import Stats
 
 if TYPE_CHECKING:
+    from mogul.data.rows import Rows
     from mogul.infer.checkpoint import Keeper
 
 __all__ = [
@@ -56,16 +57,43 @@ class Streamed:
 
     Attributes
     ----------
-    n_rows : int
+    n_rows : float
+    total_weight : float
+        Of a batch, both are averages.
     device : torch.device
         Where they are worked on.
-    collect : callable, Mixture → Stats
-        One pass over the rows.
+    collect : callable, (Mixture, n_batches) → Stats
+        One pass over the rows, or over the next of so many batches that they are dealt to at
+        random.
+    sample : Rows
+        Some of the rows, or all where they are few, whose weights add up to that of all.
     """
 
-    n_rows: int
+    n_rows: float
+    total_weight: float
     device: torch.device
-    collect: Callable[[Mixture], Stats]
+    collect: Callable[..., Stats]
+    sample: Rows
+
+    @property
+    def n_features(self) -> int:
+        return self.sample.n_features
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Streamed]:
+        """All rows once in random order, in batches; who reads them draws the order."""
+        del generator
+        n_batches = math.ceil(self.n_rows / batch_size)
+        if n_batches <= 1:
+            yield self
+            return
+        each = partial(self.collect, n_batches=n_batches)
+        for _ in range(n_batches):
+            yield replace(
+                self,
+                n_rows=self.n_rows / n_batches,
+                total_weight=self.total_weight / n_batches,
+                collect=each,
+            )
 
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]] | Streamed
@@ -264,7 +292,7 @@ def fit_em(
     return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
 
 
-def _extent(batches: Batches) -> tuple[int, torch.device]:
+def _extent(batches: Batches) -> tuple[float, torch.device]:
     """How many rows there are, and where."""
     if isinstance(batches, Streamed):
         return batches.n_rows, batches.device

@@ -116,7 +116,7 @@ class Gibbs(Method):
         return self.warmup + self.draws * self.thin
 
     def run(self, problem: Problem) -> Outcome:
-        rows, prior = _repeated(problem.rows), problem.prior
+        rows, prior = _repeated(problem.rows_in_memory), problem.prior
         state = stack([start.in_order(prior).mean() for start in problem.starts])
         trace = Trace(0, problem.previous, IterationRecord)
         kept: list[tuple[Mixture, Tensor]] = []

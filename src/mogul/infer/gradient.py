@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
@@ -16,8 +17,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from mogul._progress import ProgressLine
 from mogul._threads import one_thread_if_small
 from mogul.data.rows import Rows
+from mogul.data.sources import Source
 from mogul.errors import InputError
-from mogul.kernels import log_likelihood
+from mogul.infer.em import Streamed
+from mogul.infer.streams import Share
+from mogul.infer.team import Collect
+from mogul.kernels import likelihood_from, log_likelihood
 from mogul.mixture import Mixture
 
 __all__ = ["EpochRecord", "GradientFit", "fit"]
@@ -125,8 +130,9 @@ def fit(
     module : Module
         A :class:`~mogul.nn.TrainableMixture`, or any other whose call without arguments gives a
         ``Mixture``. With ``loss``, any module.
-    data : array-like, Tensor or Rows, shape (N, …)
-        Rows, finite.
+    data : array-like, Tensor or Rows, shape (N, …), or Source
+        Rows, finite. A :class:`mogul.data.Source` is read in batches; in a process group every
+        process calls this and trains the same module, each on its part of the rows.
     optimizer : {"adam", "lbfgs"} or callable, default "adam"
         A callable takes the list of tensors to train and returns a ``torch.optim.Optimizer``; it
         sets its own learning rate. "lbfgs" (Liu and Nocedal 1989, with a strong Wolfe line search)
@@ -194,22 +200,90 @@ def fit(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1; got {batch_size}.")
     objective = _Objective(module, loss)
+    how = _How(
+        optimizer, batch_size, max_epochs, learning_rate, schedule, tol, patience, seed,
+        list(callbacks), progress,
+    )  # fmt: skip
+    if isinstance(data, Source):
+        return _fit_source(objective, data, sample_weight, validation, how)
+    if isinstance(data, Streamed):
+        return _descend(objective, data, None, how)
     rows, held_out = _split(_as_rows(data, sample_weight, objective), validation, seed)
+    return _descend(objective, rows, held_out, how)
+
+
+@dataclass(frozen=True)
+class _How:
+    """The settings of a fit, as :func:`fit` takes them."""
+
+    optimizer: str | OptimizerFactory
+    batch_size: int | None
+    max_epochs: int
+    learning_rate: float
+    schedule: str | SchedulerFactory
+    tol: float
+    patience: int
+    seed: int
+    callbacks: list[Callable[[EpochRecord], bool | None]]
+    progress: str | bool
+
+
+def _fit_source(
+    objective: _Objective, source: Source, sample_weight: Any, validation: Any, how: _How
+) -> GradientFit:
+    """Train on rows that are read in batches, by the first process; the others add up theirs."""
+    module = objective.module
+    if sample_weight is not None:
+        raise InputError("sample_weight is given beside a source, whose rows have their own.")
+    if objective.loss is not None:
+        raise InputError(
+            "A source goes with the likelihood of a mixture; a loss needs the rows in memory."
+        )
+    if source.n_features != objective.n_features:
+        raise InputError(
+            f"The source has {source.n_features} columns; expected {objective.n_features} for this "
+            "mixture."
+        )
+    held_out = None
+    if validation is not None:
+        if isinstance(validation, float):
+            raise InputError("Give the validation rows of a source as an array, not as a share.")
+        held_out = _as_rows(validation, None, objective)
+    device = next(module.parameters()).device
+    n_components = objective.mixture().n_components
+    share = Share.surveyed(source, n_components, RandomState(how.seed), device, what="training")
+
+    def work(collect: Collect) -> tuple[GradientFit, dict[str, Tensor]]:
+        found = _descend(objective, share.streamed(collect), held_out, how)
+        return replace(found, module=nn.Identity()), module.state_dict()
+
+    found, state = share.team.lead(work, share.local)
+    module.load_state_dict(state)
+    return replace(found, module=module)
+
+
+def _descend(
+    objective: _Objective, rows: Rows | Streamed, held_out: Rows | None, how: _How
+) -> GradientFit:
+    module, optimizer, batch_size = objective.module, how.optimizer, how.batch_size
     leaves = _Leaves(module, rows)
     if optimizer == "lbfgs":
         if batch_size is not None and batch_size < rows.n_rows:
             raise InputError('"lbfgs" sees all rows at once; leave batch_size out or use "adam".')
-        descent = _QuasiNewton(objective, leaves, rows, tol)
+        descent = _QuasiNewton(objective, leaves, rows, how.tol)
     else:
-        size = batch_size or (rows.n_rows if rows.n_rows <= _FULL_BATCH else _DEFAULT_BATCH)
-        chosen = _named(optimizer, learning_rate)(leaves.tensors)
-        plan = _schedule(schedule, chosen, max_epochs, tol, patience)
-        descent = _FirstOrder(objective, leaves, rows, size, seed, chosen, plan, tol, patience)
-    line = ProgressLine(progress)
+        n_rows = int(rows.n_rows)
+        size = batch_size or (n_rows if n_rows <= _FULL_BATCH else _DEFAULT_BATCH)
+        chosen = _named(optimizer, how.learning_rate)(leaves.tensors)
+        plan = _schedule(how.schedule, chosen, how.max_epochs, how.tol, how.patience)
+        descent = _FirstOrder(
+            objective, leaves, rows, size, how.seed, chosen, plan, how.tol, how.patience
+        )
+    line = ProgressLine(how.progress)
     work = rows.n_rows * sum(p.numel() for p in module.parameters())
     with one_thread_if_small(work):
         try:
-            return _run(descent, held_out, max_epochs, list(callbacks), line)
+            return _run(descent, held_out, how.max_epochs, how.callbacks, line)
         finally:
             line.close()
 
@@ -261,7 +335,7 @@ class _Objective:
         self.n_features: int | None = None  # any, with a loss of the user's own
         if loss is not None:
             return
-        mixture = _mixture_of(module)
+        mixture = self.mixture()
         if not isinstance(mixture, Mixture):
             raise InputError(
                 f"Calling this {type(module).__name__} without arguments does not give a Mixture; "
@@ -269,7 +343,20 @@ class _Objective:
             )
         self.n_features = mixture.n_features
 
-    def __call__(self, rows: Rows) -> Tensor:
+    def mixture(self) -> Any:
+        """What the module gives when it is called without arguments; None where it wants some."""
+        try:
+            with torch.no_grad():
+                return self.module()
+        except TypeError:
+            return None
+
+    def __call__(self, rows: Rows | Streamed) -> Tensor:
+        if isinstance(rows, Streamed):
+            mixture = self.module()
+            with torch.no_grad():
+                stats = rows.collect(mixture.detach())
+            return -likelihood_from(stats, mixture) / stats.row_weight
         if self.loss is None:
             return -log_likelihood(rows.values, self.module(), rows.weight) / rows.total_weight
         each = self.loss(self.module, rows.values)
@@ -281,7 +368,7 @@ class _Objective:
         return each.mean() if rows.weight is None else (rows.weight @ each) / rows.total_weight
 
     @torch.no_grad()
-    def value(self, rows: Rows) -> float:
+    def value(self, rows: Rows | Streamed) -> float:
         """Without gradients, in evaluation mode."""
         was_training = self.module.training
         self.module.eval()
@@ -291,23 +378,15 @@ class _Objective:
             self.module.train(was_training)
 
 
-def _mixture_of(module: nn.Module) -> Any:
-    try:
-        with torch.no_grad():
-            return module()
-    except TypeError:  # it wants arguments
-        return None
-
-
 class _Leaves:
     """The trainable parameters, each as a multiple of its unit, for an optimiser to move."""
 
-    def __init__(self, module: nn.Module, rows: Rows):
+    def __init__(self, module: nn.Module, rows: Rows | Streamed):
         named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not named:
             raise InputError("Every parameter is frozen; leave at least one that requires_grad.")
         self.parameters = list(named.values())
-        units = _units(module, rows)
+        units = _units(module, rows.sample if isinstance(rows, Streamed) else rows)
         self.units = [units.get(n, torch.ones_like(p)).to(p) for n, p in named.items()]
         self.tensors = [
             (p.detach() / unit).requires_grad_()
@@ -367,7 +446,7 @@ class _Descent:
     loss_is_of_start: bool
     """Whether the loss of an epoch is that of the parameters it began with."""
 
-    def __init__(self, objective: _Objective, leaves: _Leaves, rows: Rows):
+    def __init__(self, objective: _Objective, leaves: _Leaves, rows: Rows | Streamed):
         self.objective, self.leaves, self.rows = objective, leaves, rows
         self.start = leaves.snapshot()
         self.n_passes = 0.0
@@ -379,7 +458,7 @@ class _Descent:
     def has_converged(self, watched: float) -> bool:
         raise NotImplementedError
 
-    def differentiate(self, rows: Rows) -> Tensor:
+    def differentiate(self, rows: Rows | Streamed) -> Tensor:
         self.leaves.place()
         loss = self.objective(rows)
         if self.n_passes == 0 and not bool(torch.isfinite(loss)):
@@ -399,7 +478,7 @@ class _FirstOrder(_Descent):
         self,
         objective: _Objective,
         leaves: _Leaves,
-        rows: Rows,
+        rows: Rows | Streamed,
         size: int,
         seed: int,
         optimizer: Optimizer,
@@ -428,7 +507,10 @@ class _FirstOrder(_Descent):
         self.leaves.place()
         return total / self.rows.total_weight
 
-    def _batches(self) -> Iterator[Rows]:
+    def _batches(self) -> Iterator[Rows | Streamed]:
+        if isinstance(self.rows, Streamed):
+            yield from self.rows.shuffled(self.size, self.random)
+            return
         if self.size >= self.rows.n_rows:
             yield self.rows
             return
@@ -454,7 +536,7 @@ class _QuasiNewton(_Descent):
 
     loss_is_of_start = False
 
-    def __init__(self, objective: _Objective, leaves: _Leaves, rows: Rows, tol: float):
+    def __init__(self, objective: _Objective, leaves: _Leaves, rows: Rows | Streamed, tol: float):
         super().__init__(objective, leaves, rows)
         self.tol = tol
         self.losses: list[float] = []

@@ -27,6 +27,7 @@ from torch import Tensor
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import NotConvergedError
+from mogul.infer.em import Streamed
 from mogul.infer.variational import Batches, look
 from mogul.kernels.tangent import Coefficients, missing_information, tangent_step
 
@@ -239,7 +240,7 @@ class LinearResponse:
             )
 
 
-def is_saddle(rows: Rows, belief: Belief, prior: Belief) -> bool:
+def is_saddle(rows: Rows | Streamed, belief: Belief, prior: Belief) -> bool:
     """Whether the bound curves upward somewhere: there is more to gain, however flat it looks.
 
     Seen on some of the rows, evenly spaced, that stand for all. Of beliefs of very many parameters
@@ -247,10 +248,10 @@ def is_saddle(rows: Rows, belief: Belief, prior: Belief) -> bool:
     """
     if belief.encode(belief).numel() > _DENSE:
         return False
-    step = -(-rows.n_rows // _ROWS_OF_CURVATURE)
-    some = rows.take(torch.arange(0, rows.n_rows, step, device=rows.values.device)).to("cpu")
-    weight = torch.ones_like(some.values[:, 0]) if some.weight is None else some.weight
-    whole = Rows(some.values, weight.double() * (rows.total_weight / float(weight.sum())))
+    known = rows.sample if isinstance(rows, Streamed) else rows
+    step = -(-known.n_rows // _ROWS_OF_CURVATURE)
+    some = known.take(torch.arange(0, known.n_rows, step, device=known.values.device)).to("cpu")
+    whole = some.scaled_to(rows.total_weight)
     hessian = LinearResponse(whole, belief, prior, check=False).hessian()
     return bool(torch.linalg.cholesky_ex(0.5 * (hessian + hessian.T)).info != 0)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
+from mogul.infer.em import Streamed
 from mogul.infer.stopping import Trace
 from mogul.mixture import Mixture
 
@@ -24,7 +25,8 @@ class Problem:
 
     Attributes
     ----------
-    rows : Rows
+    rows : Rows or Streamed
+        The latter for methods that take sources.
     prior : Belief
     starts : list of Belief
         Single ones.
@@ -41,7 +43,7 @@ class Problem:
     on_end : callable (Trace), optional
     """
 
-    rows: Rows
+    rows: Rows | Streamed
     prior: Belief
     starts: list[Belief]
     tol: float
@@ -52,6 +54,12 @@ class Problem:
     together: bool = True
     on_iteration: Callable[[Any], bool | None] | None = None
     on_end: Callable[[Trace], None] | None = None
+
+    @property
+    def rows_in_memory(self) -> Rows:
+        """The rows, for methods that need them at hand."""
+        assert isinstance(self.rows, Rows)  # estimators refuse sources for other methods
+        return self.rows
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     """The word that users write for ``inference``."""
+    takes_sources: ClassVar[bool] = False
+    """Whether it can fit rows that are read in batches."""
 
     def n_starts(self, n_init: int) -> int:
         """How many starts it wants when the user asks for ``n_init``."""

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError
+from mogul.infer.em import Streamed
 from mogul.infer.problem import Method, Outcome, Problem
 from mogul.infer.stopping import ELBORecord, Trace
 from mogul.infer.variational import evidence, look
@@ -26,7 +27,7 @@ def is_near(shortfall: float, belief: Belief) -> bool:
     return shortfall < _NEAR + _NEAR_A_PARAMETER * belief.encode(belief).numel()
 
 
-def left_to_gain(rows: Rows, belief: Belief, prior: Belief) -> tuple[float, float]:
+def left_to_gain(rows: Rows | Streamed, belief: Belief, prior: Belief) -> tuple[float, float]:
     """The bound of a belief, and what coordinate ascent would add; in nats.
 
     By a few of its iterations, and Aitken's estimate of the others; infinite where these still

@@ -29,12 +29,15 @@ class Survey:
         few enough.
     constant : list of int
         Columns that hold one value only.
+    own_rows : int
+        Rows of positive weight that this process reads.
     """
 
     n_rows: int
     total_weight: float
     sample: Rows
     constant: list[int]
+    own_rows: int
 
 
 @dataclass
@@ -84,6 +87,7 @@ def survey(source: Source, size: int, seed: int, team: Team) -> Survey:
         sum(part.total_weight for part in parts),
         Rows(torch.from_numpy(values[chosen]), weight),
         np.flatnonzero(lowest == highest).tolist(),
+        parts[team.rank].n_rows,
     )
 
 

@@ -13,6 +13,7 @@ from mogul._checks import check_count
 from mogul.beliefs import Belief
 from mogul.data.rows import Rows
 from mogul.errors import InputError
+from mogul.infer.em import Streamed
 from mogul.infer.linear_response import is_saddle
 from mogul.infer.problem import Outcome, Problem
 from mogul.infer.stochastic import StochasticMethod, is_near, left_to_gain, told_short
@@ -23,7 +24,7 @@ __all__ = ["SVI", "stochastic_step", "streaming_step"]
 
 
 def stochastic_step(
-    batch: Rows, belief: Belief, prior: Belief, scale: float, step: float
+    batch: Rows | Streamed, belief: Belief, prior: Belief, scale: float, step: float
 ) -> tuple[Belief, float]:
     r"""One natural-gradient step from the statistics of some of the rows.
 
@@ -115,6 +116,7 @@ class SVI(StochasticMethod):
     forgetting: float = 0.7
 
     name: ClassVar[str] = "svi"
+    takes_sources: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count(self.passes, "passes of SVI")

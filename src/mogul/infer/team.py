@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,8 +17,14 @@ from mogul.stats import Stats
 __all__ = ["Collect", "Team", "in_short"]
 
 Answer = TypeVar("Answer")
-Collect = Callable[[Mixture], Stats]
-"""From a mixture to the statistics of all rows under it."""
+
+
+class Collect(Protocol):
+    """From a mixture to the statistics of rows under it."""
+
+    def __call__(self, mixture: Mixture, n_batches: int = 0) -> Stats:
+        """Of all rows, or of the next of so many batches that rows are dealt to at random."""
+        ...
 
 
 _WAITING: tuple[str, Any] = ("", None)
@@ -63,6 +69,14 @@ class Team:
         self._raise_any([said for _, said in found], trouble)
         return [one for one, _ in found]
 
+    def decide(self, work: Callable[[], Answer]) -> Answer:
+        """What ``work`` answers in the first process, or its error, in all; the others wait."""
+
+        def in_first() -> Any:
+            return work() if self.leads else None
+
+        return self.gather(in_first)[0]
+
     def lead(self, work: Callable[[Collect], Answer], local: Collect) -> Answer:
         """Run ``work`` in the first process; its answer, or its error, in all.
 
@@ -75,9 +89,9 @@ class Team:
         return self._led(work, local) if self.leads else self._served(local)
 
     def _led(self, work: Callable[[Collect], Answer], local: Collect) -> Answer:
-        def everywhere(mixture: Mixture) -> Stats:
-            self.share(("collect", mixture))
-            return self._summed(mixture, local)
+        def everywhere(mixture: Mixture, n_batches: int = 0) -> Stats:
+            self.share(("collect", (mixture, n_batches)))
+            return self._summed(mixture, n_batches, local)
 
         try:
             answer = work(everywhere)
@@ -93,15 +107,16 @@ class Team:
         while True:
             what, value = self.share(_WAITING)
             if what == "collect":
-                self._summed(value, local)
+                mixture, n_batches = value
+                self._summed(mixture, n_batches, local)
             elif what == "failed":
                 raise TeamError(f"Process 0 of {self.size} stopped: {value}")
             else:
                 return value
 
-    def _summed(self, mixture: Mixture, local: Collect) -> Stats:
+    def _summed(self, mixture: Mixture, n_batches: int, local: Collect) -> Stats:
         """The statistics of all processes' rows, by one reduction of one buffer."""
-        stats, trouble = _tried(lambda: local(mixture))
+        stats, trouble = _tried(lambda: local(mixture, n_batches))
         like = e_steps([], mixture) if stats is None else stats
         failed = torch.tensor([0.0 if trouble is None else 1.0], dtype=torch.float64)
         buffer = torch.cat([failed, like.pack().cpu()]).to(_place_of_messages())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mogul.beliefs import Belief
-from mogul.infer.em import collect
+from mogul.infer.em import Streamed, collect
 from mogul.kernels import log_likelihood
 from mogul.mixture import Mixture
 from mogul.stats import Stats
@@ -18,7 +18,7 @@ __all__ = ["begin", "elbo", "evidence", "look"]
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
-def look(batches: Batches, belief: Belief) -> tuple[Stats, Tensor]:
+def look(batches: Batches | Streamed, belief: Belief) -> tuple[Stats, Tensor]:
     """The variational E-step: statistics of all rows, and their part of the ELBO, (*batch).
 
     That part is the sum over rows of log Σ_k exp E[log w_k + log N(x; μ_k, Σ_k)].
@@ -50,6 +50,6 @@ def elbo(batches: Batches, belief: Belief, prior: Belief) -> Tensor:
     return evidence(total, belief, prior)
 
 
-def begin(batches: Batches, prior: Belief, starts: Mixture) -> Belief:
+def begin(batches: Batches | Streamed, prior: Belief, starts: Mixture) -> Belief:
     """The beliefs of a batch of starts: the prior, updated by their responsibilities."""
     return prior.updated(collect(batches, starts), starts.covariance)

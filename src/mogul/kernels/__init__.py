@@ -32,6 +32,7 @@ __all__ = [
     "e_step",
     "e_steps",
     "has_compiler",
+    "likelihood_from",
     "log_likelihood",
     "log_prob",
     "predict",
@@ -173,6 +174,11 @@ def log_likelihood(rows: Tensor, mixture: Mixture, sample_weight: Tensor | None 
     """
     with torch.no_grad():
         stats = e_step(rows, mixture.detach(), sample_weight)
+    return likelihood_from(stats, mixture)
+
+
+def likelihood_from(stats: Stats, mixture: Mixture) -> Tensor:
+    """:func:`log_likelihood` from the statistics of the rows under the mixture."""
     covariance = mixture.covariance
     second = covariance.recentre(stats, mixture.means).second
     distance = (covariance.precisions() * second).flatten(-covariance.factor_ndim).sum(-1)

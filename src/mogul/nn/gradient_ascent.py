@@ -8,7 +8,7 @@ import torch
 
 from mogul.data.rows import Rows
 from mogul.errors import InputError
-from mogul.infer.em import EMResult, EMSettings, collect, stack
+from mogul.infer.em import EMResult, EMSettings, Streamed, collect, stack
 from mogul.infer.gradient import EpochRecord, fit
 from mogul.infer.stopping import IterationRecord, Trace
 from mogul.mixture import Mixture
@@ -18,7 +18,7 @@ __all__ = ["ascend"]
 
 
 def ascend(
-    rows: Rows,
+    rows: Rows | Streamed,
     start: Mixture,
     settings: EMSettings,
     *,
@@ -33,11 +33,12 @@ def ascend(
     so that none falls below it; ``settings.acceleration`` is of EM and changes nothing. After an
     interruption the answer holds the starts that were tried.
     """
+    device = rows.device if isinstance(rows, Streamed) else rows.values.device
     traces, ends, interrupted = [], [], False
     for i in range(len(start)):
         trace = Trace(first + i, previous)
         module = TrainableMixture.from_mixture(
-            start[i].to(device=rows.values.device), min_variance=settings.floor
+            start[i].to(device=device), min_variance=settings.floor
         )
         interrupted = _climb(module, rows, settings, trace, on_iteration)
         traces.append(trace)
@@ -52,7 +53,7 @@ def ascend(
 
 def _climb(
     module: TrainableMixture,
-    rows: Rows,
+    rows: Rows | Streamed,
     settings: EMSettings,
     trace: Trace,
     on_iteration: Callable[[IterationRecord], bool | None] | None,

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from mogul._checks import check_count, check_level, check_seed
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
+from mogul.data.sources import Source
 from mogul.errors import InputError, UnknownNameError
 from mogul.mixture import Mixture
 from mogul.posterior.quantities import PARAMETERS, Quantity, quantity
@@ -55,7 +56,7 @@ class Posterior(Mapping[str, Distribution]):
     """
 
     feature_names: tuple[str, ...] | None
-    rows: Rows | None
+    rows: Rows | Source | None
 
     # --- as a mapping ---------------------------------------------------------------------------
 
@@ -101,7 +102,8 @@ class Posterior(Mapping[str, Distribution]):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
+            A source is read again wherever rows are needed; only variational posteriors take it.
         sample_weight : array-like, shape (N,), optional
 
         Raises
@@ -110,6 +112,8 @@ class Posterior(Mapping[str, Distribution]):
             When they are not numbers, of another width, or not those that were fitted as far as can
             be told.
         """
+        if isinstance(X, Source):
+            return self._with_source(X, sample_weight)
         values = _numbers(X, "The rows")
         if values.ndim != 2 or values.shape[1] != self.n_features or not len(values):
             raise InputError(
@@ -121,6 +125,11 @@ class Posterior(Mapping[str, Distribution]):
                 f"sample_weight has shape {tuple(weight.shape)}; expected ({len(values)},)."
             )
         return self._with_rows(Rows(values, weight))
+
+    def _with_source(self, source: Source, sample_weight: Any) -> Self:
+        raise InputError(
+            f"A {type(self).__name__} needs the rows in memory; give an array or a data frame."
+        )
 
     @abstractmethod
     def _with_rows(self, rows: Rows) -> Self: ...
@@ -336,13 +345,23 @@ class Posterior(Mapping[str, Distribution]):
             raise InputError(f"Name each quantity but once; got {found}.")
         return found
 
-    def _training_rows(self, wanted: str) -> Rows:
+    def _training_batches(self, wanted: str) -> Rows | Source:
+        """The rows that were fitted, to go through in batches."""
         if self.rows is None:
             raise InputError(
                 f"{wanted} needs the rows that were fitted, and this posterior does not have them; "
                 "give them by posterior.with_rows(X)."
             )
         return self.rows
+
+    def _training_rows(self, wanted: str) -> Rows:
+        rows = self._training_batches(wanted)
+        if not isinstance(rows, Rows):
+            raise InputError(
+                f"{wanted} needs the rows in memory, and they were fitted from a source; give them "
+                "by posterior.with_rows(X)."
+            )
+        return rows
 
 
 def needed_components(weights: Tensor | np.ndarray, share: float) -> np.ndarray:

@@ -317,12 +317,13 @@ class SampledPosterior(Posterior):
         SampledPosterior
             Its ``permutations`` say which component of the sampler each now is.
         """
-        rows = None if self.rows is None else self.rows.values
-        known = relabel.Draws(self._flat(), self.log_joint.flatten(), rows)
+        rows = self.rows if isinstance(self.rows, Rows) else None
+        values = None if rows is None else rows.values
+        known = relabel.Draws(self._flat(), self.log_joint.flatten(), values)
         found = torch.from_numpy(relabel.permutations(method, known)).to(self.draws.device)
         order = found.reshape(self.permutations.shape)
         moved = self.permutations.take_along_dim(order, -1)
-        return self._with(self.draws.reorder(order), moved, self.rows)
+        return self._with(self.draws.reorder(order), moved, rows)
 
     def to_arviz(self, n: int | None = None, *, seed: int = 0) -> Any:
         """As an ArviZ ``DataTree`` of all chains, with the joint log-density ``lp``.

@@ -16,10 +16,11 @@ from mogul._warn import warn
 from mogul.beliefs import Belief, belief_from_state, belief_to_state
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
+from mogul.data.sources import Source
 from mogul.errors import InputError, MeanFieldWarning, NotConvergedError
 from mogul.infer.linear_response import LinearResponse, projected_covariance
 from mogul.infer.variational import evidence, look
-from mogul.kernels import e_step, responsibilities
+from mogul.kernels import e_steps, responsibilities
 from mogul.mixture import Mixture
 from mogul.posterior.arviz import data_tree
 from mogul.posterior.base import Posterior, generator_of
@@ -52,7 +53,7 @@ class VariationalPosterior(Posterior):
     belief : Belief
         The approximation, a single one.
     prior : Belief
-    rows : Rows, optional
+    rows : Rows or Source, optional
         What it was fitted to, for linear response and diagnostics.
     elbo : float, optional
         The bound at ``belief``, by which rows that are given later are recognised.
@@ -66,7 +67,7 @@ class VariationalPosterior(Posterior):
         self,
         belief: Belief,
         prior: Belief,
-        rows: Rows | None = None,
+        rows: Rows | Source | None = None,
         *,
         elbo: float | None = None,
         converged: bool = True,
@@ -80,7 +81,16 @@ class VariationalPosterior(Posterior):
         self._excesses: dict[str, Tensor] = {}
         """What linear response adds to the covariances of quantities, once it was asked for."""
 
-    def _with_rows(self, rows: Rows) -> Self:
+    def _with_source(self, source: Source, sample_weight: Any) -> Self:
+        if sample_weight is not None:
+            raise InputError("sample_weight is given beside a source, which has its own weights.")
+        if source.once or source.n_features != self.n_features:
+            raise InputError(
+                f"The source must have {self.n_features} columns and be readable more than once."
+            )
+        return self._with_rows(source)
+
+    def _with_rows(self, rows: Rows | Source) -> Self:
         found = type(self)(
             self.belief,
             self.prior,
@@ -203,11 +213,11 @@ class VariationalPosterior(Posterior):
                 "Linear response needs a fit at the optimum of its bound, and this one stopped "
                 'before; fit with inference="cavi" and a larger max_iter.'
             )
-        rows = self._training_rows("Linear response")
+        rows = self._training_batches("Linear response")
         self._check_rows(rows)
         return LinearResponse(rows, self.belief, self.prior)
 
-    def _check_rows(self, rows: Rows) -> None:
+    def _check_rows(self, rows: Rows | Source) -> None:
         """Refuse other rows than those that were fitted: arrays can be changed after a fit."""
         if self.elbo is None:
             return
@@ -234,17 +244,18 @@ class VariationalPosterior(Posterior):
         """
         if self._doubt is not None:
             return self._doubt
-        rows = self._training_rows("The doubt about components")
+        batches = self._training_batches("The doubt about components")
         mixture, _ = self.belief.surrogate()
         held = torch.zeros_like(mixture.log_weights)
         unsure = torch.zeros_like(held)
-        for start in range(0, rows.n_rows, _CHUNK_ROWS):
-            part = slice(start, start + _CHUNK_ROWS)
-            share = responsibilities(rows.values[part], mixture).double()
-            weight = share.new_ones(len(share)) if rows.weight is None else rows.weight[part]
-            held += weight.double() @ share
-            unsure += weight.double() @ (share * (1 - share))
-        counted = held > _COUNTED * rows.total_weight
+        for values, row_weight in batches:
+            for start in range(0, len(values), _CHUNK_ROWS):
+                part = slice(start, start + _CHUNK_ROWS)
+                share = responsibilities(values[part], mixture).double()
+                weight = share.new_ones(len(share)) if row_weight is None else row_weight[part]
+                held += weight.double() @ share
+                unsure += weight.double() @ (share * (1 - share))
+        counted = held > _COUNTED * held.sum()
         return torch.where(counted, unsure / held, torch.nan)
 
     @property
@@ -289,12 +300,11 @@ class VariationalPosterior(Posterior):
 
     def log_joint(self, mixture: Mixture) -> Tensor:
         """Log p(X, θ) of a batch of mixtures, in nats: likelihood and prior; (S,)."""
-        rows = self._training_rows("The joint density")
+        batches = self._training_batches("The joint density")
         parts = []
         for start in range(0, len(mixture), _DRAWS_TOGETHER):
             some = mixture[start : start + _DRAWS_TOGETHER]
-            inside = e_step(rows.values, some, rows.weight).log_likelihood
-            parts.append(inside + self.prior.log_prob(some))
+            parts.append(e_steps(batches, some).log_likelihood + self.prior.log_prob(some))
         return torch.cat(parts)
 
     def predictive(self) -> PredictiveMixture:
