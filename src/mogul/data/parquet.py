@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -96,7 +96,7 @@ class ParquetSource(Source):
     (1, 2)
     """
 
-    shared: ClassVar[bool] = True
+    shared = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class Source(ABC):
     names: tuple[str, ...] | None = None
     n_features: int
     once: bool = False
-    shared: ClassVar[bool] = False
+    shared: bool = False
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:

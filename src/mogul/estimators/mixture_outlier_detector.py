@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -20,16 +20,27 @@ from mogul._checks import check_count
 from mogul._progress import ProgressLine
 from mogul.covariances import STRUCTURES
 from mogul.data.rows import Rows
+from mogul.data.sources import Block, Source
+from mogul.data.views import View
 from mogul.errors import DegenerateFitError, InputError
 from mogul.estimators._alarms import CalibratedOutliers
 from mogul.estimators._columns import column_units, in_units
-from mogul.estimators._inputs import check_sample_weight, drawn_seed, validated
+from mogul.estimators._inputs import (
+    check_sample_weight,
+    check_weights_of,
+    checked_batches,
+    drawn_seed,
+    validated,
+)
 from mogul.estimators._progress import checked_callbacks
 from mogul.estimators._state import is_plain, unchanged_on_error
 from mogul.explanation import Explanation, energy_contributions, feature_orders
 from mogul.infer.em import stack
 from mogul.infer.held_out import CrossFit, Form, cross_fit, search_forms
+from mogul.infer.held_out_source import cross_fit_source
 from mogul.infer.streaming import absorb, statistics_of
+from mogul.infer.streams import Share
+from mogul.infer.team import Team
 from mogul.kernels import log_prob
 from mogul.mixture import Mixture
 from mogul.stats import Stats
@@ -51,6 +62,8 @@ _PILOT_ROWS = 5000
 _ROWS_TOGETHER = 1 << 16
 _REFERENCE_ROWS = 256
 """Of the rows that were fitted, kept to tell what features contribute in ordinary rows."""
+_CALIBRATION_ROWS = 1 << 20
+"""Of more rows in a source so many are kept for the calibration."""
 _NOT_SAVED = ("random_state", "callbacks", "progress")
 
 
@@ -185,7 +198,11 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
+            A :class:`mogul.data.Source` is read in batches: of more than 64,000 rows the units and
+            the form are found on a sample, the mixtures are fitted to all, and about a million rows
+            calibrate. It must give the same rows in the same order in every pass. In a process
+            group every process calls this and gets the same answer.
         y : ignored
         sample_weight : array-like, shape (N,), optional
             Of each row in the fit; every row of positive weight counts once in the calibration.
@@ -200,32 +217,107 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
             For rows, weights or settings that cannot be used.
         """
         with unchanged_on_error(self):
-            array = validated(self, X, reset=True, min_samples=2)
-            weight = check_sample_weight(sample_weight, len(array))
-            if weight is not None and not weight.all():
-                array, weight = array[weight > 0], weight[weight > 0]
-            if len(array) < 2:
-                raise InputError("Only one row has a positive weight; at least two are needed.")
             rng = check_random_state(self.random_state)
-            self.loc_, self.scale_ = column_units(array, weight, float(self.trim))
-            values = torch.from_numpy(self._standardised(array))
-            rows = Rows(values, None if weight is None else torch.from_numpy(weight))
-            chosen = self._chosen(rows, rng)
-            self._adopt(chosen)
-            self._stats: list[Stats] = []
-            self.n_seen_, self.n_streamed_ = rows.total_weight, 0
-            self._reference = values[
-                torch.from_numpy(rng.permutation(len(values))[:_REFERENCE_ROWS])
-            ]
-            self._set_offset(self._mean_score(values).numpy() - self._log_units())
+            if isinstance(X, Source):
+                self._fit_source(X, sample_weight, rng)
+                return self
+            array = validated(self, X, reset=True, min_samples=2)
+            self._fit_rows(array, check_sample_weight(sample_weight, len(array)), rng)
         return self
+
+    def _fit_rows(self, array: np.ndarray, weight: np.ndarray | None, rng: RandomState) -> None:
+        if weight is not None and not weight.all():
+            array, weight = array[weight > 0], weight[weight > 0]
+        if len(array) < 2:
+            raise InputError("Only one row has a positive weight; at least two are needed.")
+        rows = self._in_own_units(array, weight)
+        chosen = self._chosen(rows, rng)
+        self.form_ = chosen.form
+        self._set_mixtures([chosen.mixture[v] for v in range(len(chosen.mixture))])
+        scores = [chosen.scores[f].numpy() for f in chosen.folds()]
+        self._settle(scores, rows, rows.total_weight, rng)
+
+    def _fit_source(self, source: Source, sample_weight: Any, rng: RandomState) -> None:
+        """The first process looks at the sample; all fit to their parts of the rows."""
+        check_weights_of(source, sample_weight)
+        share = Share.surveyed(source, 1, rng, torch.device("cpu"), what="cross-fitting")
+        found, team = share.found, share.team
+        if found.n_rows < 2:
+            raise InputError("Only one row has a positive weight; at least two are needed.")
+        self.n_features_in_ = source.n_features
+        self.__dict__.pop("feature_names_in_", None)
+        if source.names is not None:
+            self.feature_names_in_ = np.asarray(source.names, dtype=object)
+        array = found.sample.values.numpy()
+        weight = None if found.sample.weight is None else found.sample.weight.numpy()
+        if not share.samples:
+            self._take_over(team, lambda: self._fit_rows(array, weight, rng))
+            return
+        rows = self._in_own_units(array, None)
+        self._take_over(team, lambda: self._choose_form(rows, rng))
+
+        def standardised(block: Block) -> Block:
+            return replace(block, values=self._standardised(block.values))
+
+        fitted = cross_fit_source(
+            View(source, standardised),
+            self.form_,
+            int(self.n_folds),
+            rng,
+            sample=rows,
+            n_rows=found.n_rows,
+            n_scores=_CALIBRATION_ROWS,
+            seed=share.seed,
+            trim=float(self.trim),
+        )
+        self._set_mixtures(fitted.mixtures)
+        drawn = RandomState(share.seed)  # the same in all processes
+        self._settle(fitted.scores, rows, found.total_weight, drawn)
+
+    def _take_over(self, team: Team, work: Callable[[], object]) -> None:
+        """Let the first process do some work on this estimator; all then have what it found."""
+
+        def fitted() -> dict[str, Any]:
+            work()
+            params = self.get_params()
+            return {name: value for name, value in vars(self).items() if name not in params}
+
+        self.__dict__.update(team.decide(fitted))
+
+    def _in_own_units(self, array: np.ndarray, weight: np.ndarray | None) -> Rows:
+        """Rows in the units that they give."""
+        self.loc_, self.scale_ = column_units(array, weight, float(self.trim))
+        values = torch.from_numpy(self._standardised(array))
+        return Rows(values, None if weight is None else torch.from_numpy(weight))
+
+    def _settle(
+        self, scores: list[np.ndarray], rows: Rows, n_seen: float, rng: RandomState
+    ) -> None:
+        """Keep what calibrates: scores of rows left out, in standard units, and some rows."""
+        self.calibration_scores_ = [one - self._log_units() for one in scores]
+        self._stats: list[Stats] = []
+        self.n_seen_, self.n_streamed_ = n_seen, 0
+        some = torch.from_numpy(rng.permutation(rows.n_rows)[:_REFERENCE_ROWS])
+        self._reference = rows.values[some]
+        self._set_offset(self._mean_score(rows.values).numpy() - self._log_units())
+
+    def _choose_form(self, rows: Rows, rng: RandomState) -> None:
+        """The form that does best on rows of a sample that it was not fitted to."""
+        self.form_ = self._best(rows, self._folds(rows.n_rows, rng), rng, drawn_seed(rng)).form
 
     def _chosen(self, rows: Rows, rng: RandomState) -> CrossFit:
         """The mixtures of the form that does best on rows they were not fitted to."""
-        families, sizes = self._families(), self._sizes()
         fold = self._folds(rows.n_rows, rng)
         self._check_size(fold)
         seed = drawn_seed(rng)
+        best = self._best(rows, fold, rng, seed)
+        if len(best.scores) == rows.n_rows and not self.trim:
+            return best
+        return cross_fit(rows, fold, best.form, RandomState(seed), trim=float(self.trim))
+
+    def _best(self, rows: Rows, fold: Tensor, rng: RandomState, seed: int) -> CrossFit:
+        """The best of all forms, on some of the rows where there are many."""
+        families, sizes = self._families(), self._sizes()
         callbacks, line = checked_callbacks(self), ProgressLine(self.progress)
         total, done = len(families) * len(sizes), 0
 
@@ -254,10 +346,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
                 "No mixture could be fitted to these rows; fewer components may do."
             )
         self.held_out_ = [(one.form, one.log_likelihood) for one in tried]
-        best = max(tried, key=lambda one: one.log_likelihood)
-        if pilot is rows and not self.trim:
-            return best
-        return cross_fit(rows, fold, best.form, RandomState(seed), trim=float(self.trim))
+        return max(tried, key=lambda one: one.log_likelihood)
 
     def _families(self) -> list[Form]:
         wanted = self.covariance_type
@@ -280,12 +369,6 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
 
     def _folds(self, n_rows: int, rng: RandomState) -> Tensor:
         return torch.from_numpy(rng.permutation(n_rows) % min(self.n_folds, n_rows))
-
-    def _adopt(self, chosen: CrossFit) -> None:
-        self.form_ = chosen.form
-        self._set_mixtures([chosen.mixture[v] for v in range(len(chosen.mixture))])
-        shift = self._log_units()
-        self.calibration_scores_ = [chosen.scores[f].numpy() - shift for f in chosen.folds()]
 
     def _set_mixtures(self, mixtures: list[Mixture]) -> None:
         """Keep the folds' mixtures, of standardised rows, and their average in the data's units."""
@@ -370,9 +453,13 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
     def _in_parts(self, X: Any) -> Iterator[Tensor]:
         """Standardised rows, so many at once that memory does not grow with their number."""
         check_is_fitted(self, "offset_")
-        array = validated(self, X, reset=False)
-        for at in range(0, len(array), _ROWS_TOGETHER):
-            yield torch.from_numpy(self._standardised(array[at : at + _ROWS_TOGETHER]))
+        if isinstance(X, Source):
+            arrays = (rows.values.numpy() for rows in checked_batches(self, X))
+        else:
+            arrays = iter([validated(self, X, reset=False)])
+        for array in arrays:
+            for at in range(0, len(array), _ROWS_TOGETHER):
+                yield torch.from_numpy(self._standardised(array[at : at + _ROWS_TOGETHER]))
 
     def _standardised(self, array: np.ndarray) -> np.ndarray:
         return in_units(array, self.loc_, self.scale_)

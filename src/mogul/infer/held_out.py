@@ -18,7 +18,7 @@ from mogul.infer.maximum_likelihood import fit_mixture
 from mogul.kernels import log_prob
 from mogul.mixture import Mixture
 
-__all__ = ["CrossFit", "Form", "cross_fit", "search_forms"]
+__all__ = ["CONCENTRATION_STEPS", "CrossFit", "Form", "cross_fit", "search_forms"]
 
 _SETTINGS = EMSettings(tol=1e-2, max_iter=50, acceleration="none")
 """Held-out likelihoods differ by more than what later iterations bring."""
@@ -28,7 +28,7 @@ _MOST_NUMBERS = 1 << 18
 """In the covariances of the largest mixture that is tried, so that a search stays short."""
 _PATIENCE = 2
 """Sizes of one family in a row that may be worse than its best before larger ones are left out."""
-_CONCENTRATION_STEPS = 2
+CONCENTRATION_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def cross_fit(
 
 def _concentrated(rows: Rows, mixture: Mixture, trim: float, settings: EMSettings) -> Mixture:
     """The mixture fitted on without the rows of least density, which are looked for anew twice."""
-    for _ in range(_CONCENTRATION_STEPS):
+    for _ in range(CONCENTRATION_STEPS):
         density = log_prob(rows.values, mixture)
         kept = density >= torch.quantile(density, trim)
         if int(kept.sum()) <= mixture.n_components:

@@ -1,0 +1,157 @@
+"""Alarms learnt from rows that are read in batches."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from mogul import MixtureOutlierDetector, load, save
+from mogul.data import ArraySource, LoaderSource, ParquetSource
+from mogul.data.views import View, chosen, lots
+from mogul.errors import InputError
+from mogul.infer.held_out import Form
+from sources.cases import clusters, run_together, write_parts
+
+
+def detector(**settings):
+    settings = {"n_components": 3, "covariance_type": "full", "random_state": 0, **settings}
+    return MixtureOutlierDetector(**settings)
+
+
+def test_few_rows_are_fitted_as_in_memory(tmp_path):
+    x, weight = clusters(3000)
+    source = ParquetSource(write_parts(tmp_path / "x", x, weight), weight_column="weight")
+    found = detector(trim=0.02).fit(source)
+    expected = detector(trim=0.02).fit(x, sample_weight=weight)
+    np.testing.assert_allclose(found.score_samples(source), expected.score_samples(x), rtol=1e-14)
+    np.testing.assert_array_equal(found.p_values(source), expected.p_values(x))
+    assert found.offset_ == expected.offset_
+    assert list(found.feature_names_in_) == ["x0", "x1", "x2"]
+    some = ArraySource(x[:5], names=["x0", "x1", "x2"])
+    np.testing.assert_allclose(
+        found.explain(some).contributions, expected.explain(x[:5]).contributions, rtol=1e-9
+    )
+
+
+def test_many_rows_are_fitted_batch_by_batch(tmp_path):
+    """Mixtures near those in memory, p-values that are uniform, far rows listed."""
+    every, _ = clusters(85_000)
+    x, fresh = every[:80_000], every[80_000:]
+    source = ArraySource(x, batch_rows=9000)
+    found, expected = detector().fit(source), detector().fit(x)
+    gap = found.score_samples(fresh) - expected.score_samples(fresh)
+    assert np.abs(gap).mean() < 0.01
+    assert found.n_calibration_ == 80_000
+    assert kstest(found.p_values(fresh), "uniform").pvalue > 1e-3
+    assert found.offset_ == pytest.approx(expected.offset_, abs=0.05)
+    assert found.predict([[40.0, 0, 0], x[0]]).tolist() == [-1, 1]
+    save(found, tmp_path / "alarm.mogul")
+    again = load(tmp_path / "alarm.mogul")
+    np.testing.assert_allclose(again.score_samples(source), found.score_samples(x), rtol=1e-13)
+    again.partial_fit(x[:100])
+
+
+def test_scores_of_the_calibration_are_of_rows_left_out(monkeypatch):
+    """Each is the density of a row of the fold under the mixture that was fitted beside it."""
+    import mogul.estimators.mixture_outlier_detector as module
+
+    monkeypatch.setattr(module, "_CALIBRATION_ROWS", 4000)
+    x, _ = clusters(70_000)
+    found = detector(n_components=1, n_folds=3).fit(ArraySource(x))
+    assert 3500 < found.n_calibration_ < 4500
+    by_fold = found._fold_scores(x)
+    kept = found.calibration_scores_
+    seen = [np.isin(own, mine) for own, mine in zip(by_fold, kept, strict=True)]
+    assert [int(one.sum()) for one in seen] == [len(one) for one in kept]
+    assert not (seen[0] & seen[1]).any()
+    # The mean of a mixture's rows, with those that it was calibrated by left out, is its own.
+    means = np.array([m.means[0].numpy() for m in found._mixtures]) * found.scale_ + found.loc_
+    assert np.abs(means - x.mean(0)).max() < 0.05
+    assert len({tuple(mean) for mean in means.round(6).tolist()}) == 3
+
+
+def test_trimming_leaves_far_rows_out_of_the_fit():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(70_000, 2)), rng.normal(12, 3, size=(2000, 2))])
+    x = rng.permutation(x)
+    plain, trimmed = (
+        detector(n_components=1, trim=trim).fit(ArraySource(x)) for trim in (0.0, 0.05)
+    )
+    assert plain.mixture_.means.abs().max() > 0.25
+    assert trimmed.mixture_.means.abs().max() < 0.05
+
+
+def test_forms_are_chosen_on_the_sample():
+    x, _ = clusters(70_000)
+    found = MixtureOutlierDetector(covariance_type="spherical", n_folds=2, random_state=0).fit(
+        ArraySource(x)
+    )
+    assert found.form_.n_components >= 3
+    assert isinstance(found.form_, Form)
+    assert len(found.held_out_) > 2
+
+
+def test_the_lot_of_a_row_is_its_own(tmp_path):
+    x, _ = clusters(2000)
+    folder = write_parts(tmp_path / "x", x)
+    drawn = []
+    for source in (ParquetSource(folder), ParquetSource(folder, batch_rows=17)):
+        drawn.append(np.concatenate([lots(block, 3) for block in source.blocks()]))
+    np.testing.assert_array_equal(*drawn)
+    assert kstest(drawn[0], "uniform").pvalue > 1e-3
+    kept = View(source, lambda block: chosen(block, lots(block, 3) < 0.5))
+    found = np.concatenate([block.values for block in kept.checked_blocks()])
+    np.testing.assert_array_equal(found, x[drawn[0] < 0.5])
+    mixed = np.concatenate([b.values for b in kept.scattered(np.random.default_rng(0))])
+    assert sorted(mixed[:, 0]) == sorted(found[:, 0])
+    halves = [kept.shard(i, 2) for i in range(2)]
+    both = np.concatenate([b.values for half in halves for b in half.blocks()])
+    assert sorted(both[:, 0]) == sorted(found[:, 0])
+
+
+FIT = """
+import json, sys
+import torch.distributed as dist
+from mogul import MixtureOutlierDetector
+from mogul.data import ParquetSource
+
+folder, out = sys.argv[1:]
+dist.init_process_group("gloo")
+found = MixtureOutlierDetector(
+    3, covariance_type="diag", n_folds=2, random_state=0).fit(ParquetSource(folder))
+said = {"offset": found.offset_, "means": found.mixture_.means.tolist(),
+        "n": found.n_calibration_, "p": found.p_values([[4.0, 4.0, 4.0]]).tolist()}
+with open(f"{out}-{dist.get_rank()}.json", "w") as file:
+    json.dump(said, file)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [3000, 70_000])
+def test_processes_learn_the_same_alarms(tmp_path, n):
+    x, _ = clusters(n)
+    folder = write_parts(tmp_path / "parts", x, groups=(20_000, 1, 3000))
+    for code, said, error in run_together(FIT, 2, folder, tmp_path / "found"):
+        assert code == 0, said + error
+    found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
+    assert found[0] == found[1]
+    own = MixtureOutlierDetector(3, covariance_type="diag", n_folds=2, random_state=0)
+    own.fit(ParquetSource(folder))
+    assert found[0]["n"] == own.n_calibration_
+    assert found[0]["offset"] == pytest.approx(own.offset_, rel=1e-9)
+    np.testing.assert_allclose(found[0]["means"], own.mixture_.means, rtol=1e-8, atol=1e-8)
+
+
+def test_what_is_refused():
+    x, weight = clusters(300)
+    with pytest.raises(InputError, match="carry their own weights"):
+        detector().fit(ArraySource(x), sample_weight=weight)
+    with pytest.raises(InputError, match="can be read once only, and cross-fitting needs"):
+        detector().fit(LoaderSource(batch for batch in [x]))
+    with pytest.raises(InputError, match=r"Row 3 .* missing value"):
+        detector().fit(ArraySource(np.where(x == x[3, 1], np.nan, x)))
+    fitted = detector().fit(ArraySource(x))
+    with pytest.raises(InputError, match="The source has columns"):
+        fitted.p_values(ArraySource(x[:, :2]))
