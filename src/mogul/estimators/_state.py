@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -12,6 +12,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from mogul.infer.team import Team
+
 __all__ = [
     "fill_network",
     "finite_or_none",
@@ -20,6 +22,7 @@ __all__ = [
     "remembered_names",
     "settings_from_state",
     "settings_to_state",
+    "take_over",
     "unchanged_on_error",
 ]
 
@@ -36,6 +39,17 @@ def unchanged_on_error(estimator: Any) -> Iterator[None]:
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
+
+
+def take_over(estimator: Any, team: Team, work: Callable[[], object]) -> None:
+    """Let the first process do some work on an estimator; all then have what it found."""
+
+    def fitted() -> dict[str, Any]:
+        work()
+        params = estimator.get_params(deep=False)
+        return {name: value for name, value in vars(estimator).items() if name not in params}
+
+    estimator.__dict__.update(team.decide(fitted))
 
 
 @cache

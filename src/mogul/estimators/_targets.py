@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from mogul.errors import InputError
+from mogul.data.sources import Source
+from mogul.errors import InputError, UnknownNameError
 
-__all__ = ["checked_targets", "target_names"]
+__all__ = ["checked_targets", "columns_of", "target_names"]
 
 
 def checked_targets(y: Any, n_rows: int) -> np.ndarray:
@@ -39,6 +41,28 @@ def checked_targets(y: Any, n_rows: int) -> np.ndarray:
             "such rows; leave them out. A row that is known in part may stay."
         )
     return found
+
+
+def columns_of(source: Source, y: Any) -> tuple[list[int], list[int]]:
+    """The places of inputs and of outputs among the columns of a source."""
+    asked = [y] if isinstance(y, (str, Integral)) else list(y if y is not None else ())
+    if not asked or not all(isinstance(one, (str, Integral)) for one in asked):
+        raise InputError(
+            "Of a source y names the columns that are outputs, such as 'price'; the others are "
+            "inputs."
+        )
+    names = source.names or ()
+    found = []
+    for one in asked:
+        known = one in names if isinstance(one, str) else 0 <= int(one) < source.n_features
+        if not known:
+            has = ", ".join(names) if names else f"columns 0 to {source.n_features - 1}"
+            raise UnknownNameError(f"The source has no column {one!r} for y; it has {has}.")
+        found.append(names.index(one) if isinstance(one, str) else int(one))
+    inputs = [j for j in range(source.n_features) if j not in found]
+    if not inputs or len(set(found)) < len(found):
+        raise InputError("y must name each output once and leave at least one column as input.")
+    return inputs, found
 
 
 def target_names(y: Any) -> tuple[str, ...] | None:

@@ -23,10 +23,13 @@ from mogul._checks import check_count, check_level
 from mogul._progress import ProgressLine
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES
+from mogul.data.sources import Source
 from mogul.errors import InputError
 from mogul.estimators._inputs import (
     as_tensor,
     check_sample_weight,
+    check_weights_of,
+    checked_batches,
     drawn_seed,
     generator_on,
     named_device,
@@ -34,16 +37,21 @@ from mogul.estimators._inputs import (
 )
 from mogul.estimators._networks import redrawn
 from mogul.estimators._progress import checked_callbacks
+from mogul.estimators._regression_stream import regression_stream
 from mogul.estimators._state import (
     fill_network,
     finite_or_none,
     is_plain,
     network_tensors,
     settings_to_state,
+    take_over,
 )
-from mogul.estimators._targets import checked_targets, target_names
+from mogul.estimators._targets import checked_targets, columns_of, target_names
+from mogul.infer.streams import Share
+from mogul.infer.team import Team
 from mogul.mixture import Mixture
 from mogul.nn.density_losses import LOSSES, known_log_prob
+from mogul.nn.density_stream import StreamedData
 from mogul.nn.density_training import (
     TrainingData,
     TrainingRecord,
@@ -254,10 +262,15 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, n_features)
-        y : array-like or data frame, shape (N,) or (N, D)
+        X : array-like or data frame, shape (N, n_features), or Source
+            A :class:`mogul.data.Source` of inputs and outputs is read in batches, in random order:
+            of more than 64,000 rows units, starts and noise are found on a sample. It must give the
+            same rows in the same order in every pass. In a process group every process calls this,
+            gradients are added up, and all get the same networks.
+        y : array-like or data frame, shape (N,) or (N, D); of a source, str or int, or several
             Missing outputs are NaN: what is known of a row counts. A row of which nothing is known
-            is refused.
+            is refused. Of a source the names or places of the columns that are outputs; the others
+            are inputs.
         sample_weight : array-like, shape (N,), optional
             Multiplies the loss of each row; rows of weight zero are left out.
 
@@ -275,17 +288,25 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         ConvergenceWarning
             When a training was stopped before its end.
         """
+        if isinstance(X, Source):
+            self._fit_source(X, y, sample_weight)
+            return self
         array = validated(self, X, reset=True, min_samples=2)
         targets = checked_targets(y, len(array))
         weight = check_sample_weight(sample_weight, len(array))
+        self.target_names_, self._flat = target_names(y), np.asarray(y).ndim == 1
+        self._fit_rows(array, targets, weight, check_random_state(self.random_state))
+        return self
+
+    def _fit_rows(
+        self, array: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, rng: RandomState
+    ) -> None:
         if weight is not None and not weight.all():
             kept = weight > 0
             array, targets, weight = array[kept], targets[kept], weight[kept]
             if len(array) < 2:
                 raise InputError("Only one row has a positive weight; at least two are needed.")
-        self.target_names_, self._flat = target_names(y), np.asarray(y).ndim == 1
         self.n_outputs_ = targets.shape[1]
-        rng = check_random_state(self.random_state)
         device = named_device(self.device)
         x, outputs = as_tensor(array, device).double(), as_tensor(targets, device)
         if weight is None:
@@ -304,13 +325,58 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
                 best = _LEVELS[int(np.argmin(list(losses.values())))]
                 self._train_at([best], x, outputs, counts, rng)
                 self.noise_losses_ = losses
-        return self
+
+    def _fit_source(self, source: Source, y: Any, sample_weight: Any) -> None:
+        """Few rows are fitted in memory by the first process; more are read by all."""
+        check_weights_of(source, sample_weight)
+        inputs, outputs = columns_of(source, y)
+        rng = check_random_state(self.random_state)
+        device = named_device(self.device)
+        share = Share.surveyed(source, 1, rng, device, what="training")
+        sample, team = share.found.sample, share.team
+        if share.found.n_rows < 2:
+            raise InputError("Only one row has a positive weight; at least two are needed.")
+        names = source.names
+        self.n_features_in_, self.n_outputs_ = len(inputs), len(outputs)
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = np.asarray([names[j] for j in inputs], dtype=object)
+        self.target_names_ = None if names is None else tuple(names[j] for j in outputs)
+        self._flat = isinstance(y, (str, Integral))
+        values = sample.values.numpy()
+        x, targets = values[:, inputs], values[:, outputs].astype(np.float64)
+        weight = None if sample.weight is None else sample.weight.numpy()
+        if not share.samples:
+            take_over(self, team, lambda: self._fit_rows(x, targets, weight, rng))
+            return
+        xs, ys = as_tensor(x, device).double(), as_tensor(targets, device)
+        take_over(self, team, lambda: self._begin(xs, ys, share.found.n_rows, rng))
+        networks, losses = self.networks_, self.noise_losses_
+        n_folds = self._n_folds(share.found.n_rows)
+        data = regression_stream(share, inputs, outputs, n_folds, networks[0])
+        own = torch.Generator(device=device).manual_seed(share.seed + team.rank)
+        self._train_on(networks, data, [self.noise_], own)
+        self.noise_losses_ = losses or self.noise_losses_
+
+    def _begin(self, x: Tensor, y: Tensor, n_rows: int, rng: RandomState) -> None:
+        """Networks at their start, and the noise of training, from a sample of ``n_rows`` rows."""
+        weight = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        best = 0.0 if isinstance(self.noise, str) else float(self.noise or 0.0)
+        losses: dict[float, float] = {}
+        if isinstance(self.noise, str):
+            some = torch.from_numpy(rng.permutation(len(x))[:_PILOT_ROWS]).to(x.device)
+            self._train_at(_LEVELS, x[some], y[some], weight[some], rng)
+            losses = self.noise_losses_
+            best = _LEVELS[int(np.argmin(list(losses.values())))]
+        self.noise_ = best * _noise_unit(n_rows, x.shape[1])
+        self.networks_ = self._networks(x, y, weight, [self.noise_], rng)
+        self.noise_losses_ = losses
 
     def _train_at(
         self, multiples: Sequence[float], x: Tensor, y: Tensor, weight: Tensor, rng: RandomState
     ) -> bool:
         """Train with several levels of noise and keep the best; whether the user stopped it."""
-        unit = len(x) ** (-1 / (4 + x.shape[1]))
+        unit = _noise_unit(*x.shape)
         levels = [multiple * unit for multiple in multiples]
         networks = self._networks(x, y, weight, levels, rng)
         return self._train(networks, x, y, weight, levels, rng)
@@ -355,9 +421,9 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         levels: list[float],
         rng: RandomState,
     ) -> bool:
-        first, n_each = networks[0], self.n_ensemble
+        first = networks[0]
         generator = generator_on(x.device, rng)
-        n_folds = min(len(x), max(2, round(1 / self.validation_fraction)))
+        n_folds = self._n_folds(len(x))
         order = torch.randperm(len(x), generator=generator, device=x.device)
         fold = torch.empty_like(order)
         fold[order] = torch.arange(len(x), device=x.device) % n_folds
@@ -368,9 +434,22 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             (weight / weight.mean()).to(first.head.linear.weight.dtype),
             fold,
         )
-        settings = self._settings(len(x))
-        line = ProgressLine(self.progress)
-        callbacks = checked_callbacks(self)
+        return self._train_on(networks, data, levels, generator)
+
+    def _n_folds(self, n_rows: int) -> int:
+        return min(n_rows, max(2, round(1 / self.validation_fraction)))
+
+    def _train_on(
+        self,
+        networks: list[MixtureDensityNetwork],
+        data: TrainingData | StreamedData,
+        levels: list[float],
+        generator: torch.Generator,
+    ) -> bool:
+        settings, n_each = self._settings(data.n_rows), self.n_ensemble
+        leads = Team().leads  # the others would say the same
+        line = ProgressLine(self.progress if leads else False)
+        callbacks = checked_callbacks(self) if leads else []
 
         def told(record: TrainingRecord) -> bool:
             said = f"held-out loss {record.validation_loss:.4g}"
@@ -381,7 +460,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             result = train(
                 networks,
                 data,
-                held=[m % n_folds for m in range(n_each)] * len(levels),
+                held=[m % data.n_folds for m in range(n_each)] * len(levels),
                 noise=[level for level in levels for _ in range(n_each)],
                 settings=settings,
                 generator=generator,
@@ -448,7 +527,12 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     def _values(self, X: Any) -> Tensor:
         check_is_fitted(self, "networks_")
         array = validated(self, X, reset=False)
-        return as_tensor(array, self.networks_[0].x_loc.device)
+        return as_tensor(array, self._place)
+
+    @property
+    def _place(self) -> torch.device:
+        """Where the networks are."""
+        return self.networks_[0].x_loc.device
 
     @torch.no_grad()
     def _mixture(self, x: Tensor) -> Mixture:
@@ -467,6 +551,11 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             yield part, self._mixture(x[part])
 
     def _answers(self, X: Any, answer: Callable[[slice, Mixture], Tensor]) -> np.ndarray:
+        if isinstance(X, Source):
+            check_is_fitted(self, "networks_")
+            batches = (rows.values.double() for rows in checked_batches(self, X))
+            parts = (p for x in batches for p in self._in_parts(as_tensor(x.numpy(), self._place)))
+            return torch.cat([answer(*part).cpu() for part in parts]).numpy()
         x = self._values(X)
         return torch.cat([answer(*part) for part in self._in_parts(x)]).cpu().numpy()
 
@@ -663,3 +752,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
                 model.networks_.append(MixtureDensityNetwork(**form))
                 fill_network(model.networks_[m], tensors, f"network.{m}.")
         return model
+
+
+def _noise_unit(n_rows: int, n_features: int) -> float:
+    """What levels of noise are multiples of (Scott 1992; Rothfuss and others 2019)."""
+    return n_rows ** (-1 / (4 + n_features))

@@ -33,14 +33,13 @@ from mogul.estimators._inputs import (
     validated,
 )
 from mogul.estimators._progress import checked_callbacks
-from mogul.estimators._state import is_plain, unchanged_on_error
+from mogul.estimators._state import is_plain, take_over, unchanged_on_error
 from mogul.explanation import Explanation, energy_contributions, feature_orders
 from mogul.infer.em import stack
 from mogul.infer.held_out import CrossFit, Form, cross_fit, search_forms
 from mogul.infer.held_out_source import cross_fit_source
 from mogul.infer.streaming import absorb, statistics_of
 from mogul.infer.streams import Share
-from mogul.infer.team import Team
 from mogul.kernels import log_prob
 from mogul.mixture import Mixture
 from mogul.stats import Stats
@@ -251,10 +250,10 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         array = found.sample.values.numpy()
         weight = None if found.sample.weight is None else found.sample.weight.numpy()
         if not share.samples:
-            self._take_over(team, lambda: self._fit_rows(array, weight, rng))
+            take_over(self, team, lambda: self._fit_rows(array, weight, rng))
             return
         rows = self._in_own_units(array, None)
-        self._take_over(team, lambda: self._choose_form(rows, rng))
+        take_over(self, team, lambda: self._choose_form(rows, rng))
 
         def standardised(block: Block) -> Block:
             return replace(block, values=self._standardised(block.values))
@@ -273,16 +272,6 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         self._set_mixtures(fitted.mixtures)
         drawn = RandomState(share.seed)  # the same in all processes
         self._settle(fitted.scores, rows, found.total_weight, drawn)
-
-    def _take_over(self, team: Team, work: Callable[[], object]) -> None:
-        """Let the first process do some work on this estimator; all then have what it found."""
-
-        def fitted() -> dict[str, Any]:
-            work()
-            params = self.get_params()
-            return {name: value for name, value in vars(self).items() if name not in params}
-
-        self.__dict__.update(team.decide(fitted))
 
     def _in_own_units(self, array: np.ndarray, weight: np.ndarray | None) -> Rows:
         """Rows in the units that they give."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mogul.errors import MogulError, TeamError
 from mogul.kernels import e_steps
@@ -115,18 +116,35 @@ class Team:
                 return value
 
     def _summed(self, mixture: Mixture, n_batches: int, local: Collect) -> Stats:
-        """The statistics of all processes' rows, by one reduction of one buffer."""
-        stats, trouble = _tried(lambda: local(mixture, n_batches))
-        like = e_steps([], mixture) if stats is None else stats
-        failed = torch.tensor([0.0 if trouble is None else 1.0], dtype=torch.float64)
-        buffer = torch.cat([failed, like.pack().cpu()]).to(_place_of_messages())
+        """The statistics of all processes' rows."""
+        nothing = e_steps([], mixture)
+        found = self.total(lambda: local(mixture, n_batches).pack(), nothing.pack())
+        return nothing.unpack(found)
+
+    def total(self, work: Callable[[], Tensor], like: Tensor) -> Tensor:
+        """The sum over processes of what ``work`` answers, by one reduction of one buffer.
+
+        Where it raises in one of them, it does in all.
+
+        Parameters
+        ----------
+        work : callable → Tensor, shape (n,)
+        like : Tensor, shape (n,)
+            Of the same size and type.
+        """
+        if self.size == 1:
+            return work()
+        found, trouble = _tried(work)
+        mine = torch.zeros_like(like) if found is None else found
+        failed = like.new_tensor([0.0 if trouble is None else 1.0])
+        buffer = torch.cat([failed, mine]).to(_place_of_messages())
         self._reached(lambda: dist.all_reduce(buffer))
         if float(buffer[0]) > 0:
             said: list[Any] = [None] * self.size
             own = None if trouble is None else _said(trouble)
             self._reached(lambda: dist.all_gather_object(said, own))
             self._raise_any(said, trouble)
-        return like.unpack(buffer[1:].to(like.count.device))
+        return buffer[1:].to(like.device)
 
     def _raise_any(self, said: list[str | None], own: BaseException | None) -> None:
         who = [i for i, sentence in enumerate(said) if sentence is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,18 @@ from mogul.nn.density_losses import has_missing
 from mogul.nn.mixture_density_network import MixtureDensityNetwork
 from mogul.nn.mlp import MLP
 
-__all__ = ["TrainingData", "TrainingRecord", "TrainingResult", "TrainingSettings", "train"]
+if TYPE_CHECKING:
+    from mogul.nn.density_stream import StreamedData
+
+__all__ = [
+    "Networks",
+    "Run",
+    "TrainingData",
+    "TrainingRecord",
+    "TrainingResult",
+    "TrainingSettings",
+    "train",
+]
 
 _WARM_UP = 50
 """Steps over which the learning rate rises to its full size."""
@@ -87,6 +99,14 @@ class TrainingData:
     weight: Tensor
     fold: Tensor
 
+    @property
+    def n_rows(self) -> int:
+        return len(self.x)
+
+    @property
+    def n_folds(self) -> int:
+        return int(self.fold.max()) + 1
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -111,7 +131,7 @@ class TrainingResult:
 
 def train(
     networks: Sequence[MixtureDensityNetwork],
-    data: TrainingData,
+    data: TrainingData | StreamedData,
     *,
     held: Sequence[int],
     noise: Sequence[float],
@@ -126,7 +146,7 @@ def train(
     Parameters
     ----------
     networks : sequence of M MixtureDensityNetwork
-    data : TrainingData
+    data : TrainingData or StreamedData
     held : sequence of M int
         The fold that each network is judged by.
     noise : sequence of M float
@@ -137,33 +157,38 @@ def train(
         as it was.
     on_epoch : callable (TrainingRecord) → True to stop, optional
     """
-    team = _Team(networks)
-    device = data.x.device
-    work = settings.batch_size * sum(p.numel() for p in team.parameters)
+    every = Networks(networks)
+    device = every.parameters[0].device
+    work = settings.batch_size * sum(p.numel() for p in every.parameters)
     seed = generator.initial_seed()
     own = [device] if device.type == "cuda" else []
     with one_thread_if_small(work), torch.random.fork_rng(devices=own):
         torch.manual_seed(seed)
-        return _Run(team, data, list(held), list(noise), settings, generator).go(on_epoch)
+        asked = list(held), list(noise), settings, generator
+        if isinstance(data, TrainingData):
+            return Run(every, data, *asked).go(on_epoch)
+        from mogul.nn.density_stream import StreamedRun
+
+        return StreamedRun(every, data, *asked).go(on_epoch)
 
 
-class _Team:
+class Networks:
     """Networks of one form as one: their parameters are stacked where their backbone allows it."""
 
     def __init__(self, networks: Sequence[MixtureDensityNetwork]):
-        self.networks, self.first = list(networks), networks[0]
+        self.each, self.first = list(networks), networks[0]
         self.together = len(networks) > 1 and isinstance(self.first.backbone, MLP)
         if self.together:
-            self._one = [_Outputs(one) for one in self.networks]
+            self._one = [_Outputs(one) for one in self.each]
             self._stacked, _ = stack_module_state(self._one)  # type: ignore[arg-type]
             self.parameters: list[Tensor] = list(self._stacked.values())
         else:
-            self.parameters = [p for one in self.networks for p in one.parameters()]
+            self.parameters = [p for one in self.each for p in one.parameters()]
 
     def outputs(self, x: Tensor) -> Tensor:
         """(M, B, d) to (M, B, P)."""
         if not self.together:
-            return torch.stack([one.outputs(x[m]) for m, one in enumerate(self.networks)])
+            return torch.stack([one.outputs(x[m]) for m, one in enumerate(self.each)])
 
         def of_one(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
             return functional_call(self._one[0], parameters, (x,))
@@ -171,7 +196,7 @@ class _Team:
         return vmap(of_one, randomness="different")(self._stacked, x)
 
     def train(self, mode: bool) -> None:
-        for one in self.networks:
+        for one in self.each:
             one.train(mode)
 
     def gradient_norms(self) -> Tensor:
@@ -181,7 +206,7 @@ class _Team:
             return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
         each = [
             [p.grad.square().sum() for p in one.parameters() if p.grad is not None]
-            for one in self.networks
+            for one in self.each
         ]
         return torch.stack([torch.stack(squares).sum().sqrt() for squares in each])
 
@@ -193,7 +218,7 @@ class _Team:
                 by = factors.reshape(-1, *[1] * (p.ndim - 1))
                 p.grad.copy_(torch.where(by > 0, p.grad * by, 0.0))
             return
-        for factor, one in zip(factors, self.networks, strict=True):
+        for factor, one in zip(factors, self.each, strict=True):
             for p in one.parameters():
                 if p.grad is not None:
                     p.grad.copy_(torch.where(factor > 0, p.grad * factor, 0.0))
@@ -205,7 +230,7 @@ class _Team:
     def _state(self) -> list[Tensor]:
         if self.together:
             return self.parameters
-        return [v for one in self.networks for v in one.state_dict(keep_vars=True).values()]
+        return [v for one in self.each for v in one.state_dict(keep_vars=True).values()]
 
     @torch.no_grad()
     def keep(self, best: list[Tensor], better: Tensor) -> None:
@@ -214,7 +239,7 @@ class _Team:
             for kept, now in zip(best, self.parameters, strict=True):
                 kept[better] = now.detach()[better]
             return
-        n_each = len(best) // len(self.networks)
+        n_each = len(best) // len(self.each)
         for i, (kept, now) in enumerate(zip(best, self._state(), strict=True)):
             if bool(better[i // n_each]):
                 kept.copy_(now)
@@ -242,20 +267,21 @@ class _Outputs(torch.nn.Module):
         return self.network.outputs(x)
 
 
-class _Run:
+class Run:
     """The changing state of a training."""
 
     def __init__(
         self,
-        team: _Team,
+        networks: Networks,
         data: TrainingData,
         held: list[int],
         noise: list[float],
         settings: TrainingSettings,
         generator: torch.Generator,
     ):
-        self.team, self.data, self.settings, self.generator = team, data, settings, generator
-        self.losses, self.missing = team.first.row_losses, has_missing(data.y)
+        self.networks, self.data, self.settings = networks, data, settings
+        self.generator = generator
+        self.losses, self.missing = networks.first.row_losses, has_missing(data.y)
         device = data.x.device
         self.noise = torch.tensor(noise, device=device, dtype=data.x.dtype).reshape(-1, 1, 1)
         seen = [(data.fold != f).nonzero().flatten() for f in held]
@@ -264,7 +290,7 @@ class _Run:
         n_steps = max(1, round(self.n_seen / settings.batch_size))
         self.size = -(-self.n_seen // n_steps)
         self.optimizer = AdamW(
-            team.parameters,
+            networks.parameters,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=True,
@@ -282,8 +308,8 @@ class _Run:
         return places, weight / total
 
     def go(self, on_epoch: Callable[[TrainingRecord], bool | None] | None) -> TrainingResult:
-        n_networks = len(self.team.networks)
-        best, kept = self._judge(), self.team.snapshot()
+        n_networks = len(self.networks.each)
+        best, kept = self._judge(), self.networks.snapshot()
         when = torch.zeros(n_networks, dtype=torch.long, device=best.device)
         history: list[TrainingRecord] = []
         interrupted = False
@@ -293,7 +319,7 @@ class _Run:
                 now = self._judge()
                 better = now < best
                 if bool(better.any()):
-                    self.team.keep(kept, better)
+                    self.networks.keep(kept, better)
                 best, when = torch.where(better, now, best), torch.where(better, epoch, when)
                 history.append(TrainingRecord(epoch, loss, float(now.mean())))
                 if on_epoch is not None and on_epoch(history[-1]):
@@ -303,13 +329,13 @@ class _Run:
                     break
         except KeyboardInterrupt:
             interrupted = True
-        self.team.restore(kept)
-        self.team.train(False)
+        self.networks.restore(kept)
+        self.networks.train(False)
         return TrainingResult(best, when, history, interrupted)
 
     def _epoch(self) -> float:
         """One pass over the rows that each network sees; the mean loss."""
-        self.team.train(True)
+        self.networks.train(True)
         device = self.data.x.device
         order = torch.stack(
             [
@@ -324,18 +350,26 @@ class _Run:
         return float(total) / self.n_seen
 
     def _step(self, places: Tensor) -> Tensor:
-        x, y = self._noisy(self.data.x[places]), self._noisy(self.data.y[places])
-        weight = self.data.weight[places]
-        self._set_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        each = (self.losses(self.team.outputs(x), y, self.missing) * weight).mean(1)
+        parts = self.data.x[places], self.data.y[places], self.data.weight[places]
+        each = self._losses(*parts).mean(1)
         each.sum().backward()
-        norms = self.team.gradient_norms()
+        self._move()
+        return each.detach().mean()
+
+    def _losses(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        """The weighted loss of each row under each network, with noise, (M, B)."""
+        x, y = self._noisy(x), self._noisy(y)
+        return self.losses(self.networks.outputs(x), y, self.missing) * weight
+
+    def _move(self) -> None:
+        """One step of the optimiser along the gradients that are set."""
+        self._set_rate()
+        norms = self.networks.gradient_norms()
         factors = torch.where(torch.isfinite(norms), (_MOST_NORM / norms).clamp(max=1.0), 0.0)
-        self.team.scale_gradients(factors)
+        self.networks.scale_gradients(factors)
         self.optimizer.step()
         self.step += 1
-        return each.detach().mean()
 
     def _noisy(self, values: Tensor) -> Tensor:
         noise = torch.randn(
@@ -351,14 +385,14 @@ class _Run:
     @torch.no_grad()
     def _judge(self) -> Tensor:
         """The mean loss of the rows that each network does not see, (M)."""
-        self.team.train(False)
+        self.networks.train(False)
         n_networks = len(self.judged)
         total = torch.zeros(n_networks, device=self.judged.device)
         at = max(1, _HELD_TOGETHER // n_networks)
         parts = zip(self.judged.split(at, 1), self.judged_weight.split(at, 1), strict=True)
         for places, weight in parts:
             each = self.losses(
-                self.team.outputs(self.data.x[places]), self.data.y[places], self.missing
+                self.networks.outputs(self.data.x[places]), self.data.y[places], self.missing
             )
             total += (each * weight).sum(1)
         return torch.where(torch.isnan(total), torch.inf, total)

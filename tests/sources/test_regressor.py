@@ -1,0 +1,190 @@
+"""Mixture density networks trained on rows that are read in batches."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mogul import MixtureDensityRegressor, load, save
+from mogul.data import ArraySource, ParquetSource
+from mogul.errors import InputError, UnknownNameError
+from mogul.estimators._regression_stream import regression_stream
+from mogul.infer.streams import Share
+from mogul.nn.mixture_density_network import MixtureDensityNetwork
+from sources.cases import run_together, write_parts
+
+
+def waves(n=70_000, seed=0):
+    """Inputs, and an output whose mean and spread depend on the first."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, size=(n, 2))
+    y = np.sin(2 * x[:, 0]) + (0.1 + 0.1 * (x[:, 0] > 0)) * rng.normal(size=n)
+    return x, y
+
+
+def truth(x, y):
+    """The mean log-density of y under what made it."""
+    scale = 0.1 + 0.1 * (x[:, 0] > 0)
+    gap = (y - np.sin(2 * x[:, 0])) / scale
+    return float((-0.5 * gap**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)).mean())
+
+
+def model(**settings):
+    settings = {
+        "n_components": 1, "n_ensemble": 2, "noise": None, "max_epochs": 4, "batch_size": 512,
+        "learning_rate": 5e-3, "random_state": 0, **settings,
+    }  # fmt: skip
+    return MixtureDensityRegressor(**settings)
+
+
+def test_few_rows_are_fitted_as_in_memory(tmp_path):
+    x, y = waves(2000)
+    weight = np.random.default_rng(1).uniform(0.5, 2, 2000)
+    table = np.c_[x, y].astype(np.float64)
+    folder = write_parts(tmp_path / "x", table, weight)
+    source = ParquetSource(folder, weight_column="weight")
+    found = model().fit(source, "x2")
+    expected = model().fit(x, y, sample_weight=weight)
+    assert found.target_names_ == ("x2",)
+    inputs = ParquetSource(folder, ["x0", "x1"])
+    np.testing.assert_allclose(found.predict(inputs), expected.predict(x), rtol=1e-6)
+    assert found.predict_interval(inputs).shape == (2000, 2)
+
+
+def test_many_rows_are_learnt_batch_by_batch(tmp_path):
+    """Sorted rows too, as near to the truth as training in memory comes."""
+    x, y = waves()
+    order = np.argsort(x[:, 0])
+    source = ArraySource(np.c_[x, y][order], batch_rows=3000)
+    found = model().fit(source, 2)
+    fresh, target = waves(20_000, seed=1)
+    in_memory = model().fit(x, y).score(fresh, target)
+    score, best = found.score(fresh, target), truth(fresh, target)
+    assert score > in_memory - 0.03
+    assert best - 0.1 < score < best
+    assert found.held_out_loss_ == pytest.approx(-score, abs=0.03)
+    assert len(found.history_) == 4
+    save(found, tmp_path / "net.mogul")
+    again = load(tmp_path / "net.mogul")
+    np.testing.assert_array_equal(again.predict(fresh), found.predict(fresh))
+
+
+def test_a_row_is_in_the_same_fold_wherever_it_is_read():
+    x, y = waves()
+    source = ArraySource(np.c_[x, y], batch_rows=5000)
+    share = Share.surveyed(source, 1, np.random.RandomState(0), torch.device("cpu"))
+    network = MixtureDensityNetwork(2, 1, 1, "diag")
+    network.initialize(torch.from_numpy(x), torch.from_numpy(y)[:, None])
+    data = regression_stream(share, [0, 1], [2], 5, network)
+    folds = {}
+    for _ in range(2):
+        batches = list(data.batches(20))
+        assert [len(one.x) for one in batches] == [3500] * 20
+        for one in batches:
+            for row, fold in zip(one.x.tolist(), one.fold.tolist(), strict=True):
+                assert folds.setdefault(tuple(row), fold) == fold
+    assert len(folds) == 70_000
+    held = data.held_out
+    assert held.n_folds == 5
+    assert [folds[tuple(row)] for row in held.x.tolist()] == held.fold.tolist()
+
+
+def test_noise_is_chosen_on_the_sample():
+    x, y = waves()
+    found = model(noise="auto", n_ensemble=1, max_epochs=2).fit(ArraySource(np.c_[x, y]), [2])
+    assert len(found.noise_losses_) > 2
+    assert 0 < found.noise_ < 0.1
+    assert found.predict(x[:3]).shape == (3, 1)
+
+
+FIT = """
+import json, sys
+import numpy as np
+import torch.distributed as dist
+from mogul import MixtureDensityRegressor
+from mogul.data import ParquetSource
+
+folder, out = sys.argv[1:]
+dist.init_process_group("gloo")
+told = []
+found = MixtureDensityRegressor(
+    1, n_ensemble=2, noise=None, max_epochs=3, batch_size=512, learning_rate=5e-3,
+    random_state=0, callbacks=[told.append]).fit(ParquetSource(folder), "x2")
+grid = np.c_[np.linspace(-2, 2, 9), np.zeros(9)]
+said = {"mean": found.predict(grid).tolist(), "loss": found.held_out_loss_}
+with open(f"{out}-{dist.get_rank()}.json", "w") as file:
+    json.dump({**said, "told": len(told)}, file)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    "groups", [(20_000, 1, 3000), pytest.param((70_000,), marks=pytest.mark.slow)]
+)
+def test_processes_train_the_same_networks(tmp_path, groups):
+    """The second time one process has no rows at all."""
+    x, y = waves()
+    folder = write_parts(tmp_path / "parts", np.c_[x, y], groups=groups)
+    for code, said, error in run_together(FIT, 2, folder, tmp_path / "found"):
+        assert code == 0, said + error
+    found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
+    assert found[0]["mean"] == found[1]["mean"]
+    assert [one["told"] for one in found] == [3, 0]
+    fresh, target = waves(20_000, seed=1)
+    assert found[0]["loss"] == pytest.approx(-truth(fresh, target), abs=0.12)
+    grid = np.linspace(-2, 2, 9)
+    np.testing.assert_allclose(found[0]["mean"], np.sin(2 * grid), atol=0.15)
+
+
+def test_a_gradient_of_several_processes_is_that_of_all_rows():
+    """Two shares of a batch add up to the gradient of the batch, each network without its fold."""
+    from mogul.nn.density_stream import StreamedData, StreamedRun
+    from mogul.nn.density_training import Networks, TrainingData, TrainingSettings
+
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 2), torch.randn(60, 1)
+    fold = torch.arange(60) % 3
+    every = TrainingData(x, y, torch.rand(60) + 0.5, fold)
+    network = MixtureDensityNetwork(2, 1, 2, "diag")
+    network.initialize(x, y, seed=0)
+
+    class Alone:
+        def share(self, value):
+            return value
+
+        def total(self, work, like):
+            return work()
+
+    def part(mask):
+        taken = TrainingData(x[mask], y[mask], every.weight[mask], fold[mask])
+        data = StreamedData(every, 60, 3, lambda n: iter([taken]), Alone())
+        settings = TrainingSettings(1, 1, 60, 1e-3, 0.0)
+        run = StreamedRun(Networks([network]), data, [1], [0.0], settings, torch.Generator())
+        run.optimizer.zero_grad()
+        return run._own_part(taken)
+
+    half = torch.arange(60) < 25
+    whole = part(torch.ones(60, dtype=torch.bool))
+    torch.testing.assert_close(part(half) + part(~half), whole, rtol=1e-4, atol=1e-6)
+    kept = fold != 1
+    loss = network.row_losses(network.outputs(x[kept])[None], y[kept][None], False)
+    expected = (loss * every.weight[kept]).sum() * 1.5 / 60
+    assert float(whole[0]) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_what_is_refused():
+    x, y = waves(300)
+    source = ArraySource(np.c_[x, y], names=["a", "b", "y"])
+    for target, said in [(None, "y names the columns"), (["y", "y"], "name each output once")]:
+        with pytest.raises(InputError, match=said):
+            model().fit(source, target)
+    with pytest.raises(InputError, match="leave at least one column"):
+        model().fit(source, ["a", "b", "y"])
+    with pytest.raises(UnknownNameError, match="has no column 'z' for y; it has a, b, y"):
+        model().fit(source, "z")
+    with pytest.raises(InputError, match="carry their own weights"):
+        model().fit(source, "y", sample_weight=np.ones(300))
+    fitted = model(max_epochs=1).fit(source, "y")
+    with pytest.raises(InputError, match="The source has columns"):
+        fitted.predict(source)
