@@ -679,7 +679,10 @@ def test_a_checkpoint_and_a_memory_limit(succeed, parts, tmp_path):
     [
         (["-k", "1-3"], "take one model at a time"),
         (["-k", "2", "-c", "all"], "take one model at a time"),
-        (["-k", "2", "--bayes"], "without --bayes"),
+        (["-k", "2", "--inference", "svi"], "add --bayes"),
+        (["-k", "2", "--criterion", "bic"], "without --criterion"),
+        (["-k", "2", "--bayes", "--inference", "gibbs"], "needs the rows in memory"),
+        (["-k", "2", "--bayes", "--checkpoint", "state"], "leave out --bayes"),
         (["-k", "2", "--memory", "1MB"], "--memory 1MB is too little"),
         (["-k", "2", "--memory", "much"], "--memory 'much' is not understood"),
         (["-k", "2", "--resume"], "say which with --checkpoint"),
@@ -688,6 +691,18 @@ def test_a_checkpoint_and_a_memory_limit(succeed, parts, tmp_path):
 )
 def test_what_does_not_go_with_many_files_is_refused(refuse, parts, options, said):
     assert said in refuse("fit", parts, *options)
+
+
+def test_a_posterior_of_many_files(succeed, parts, geyser, tmp_path):
+    out, one = tmp_path / "m.safetensors", tmp_path / "one.safetensors"
+    said = succeed("fit", parts, "--bayes", "-k", "4", "--out", out)
+    alone = succeed("fit", geyser, "--bayes", "-k", "4", "--out", one)
+    table = alone[alone.index("covariance type") : alone.index("Saved")]
+    assert table in said
+    np.testing.assert_allclose(mogul.load(out).means_, mogul.load(one).means_, rtol=1e-8)
+    mean = float(succeed("score", out, parts, "--summary", "--memory", "1GB"))
+    expected = mogul.load(one).score(mogul.datasets.old_faithful())
+    assert mean == pytest.approx(expected, abs=1e-5)
 
 
 def test_bad_files_among_many_are_one_sentence(refuse, parts, tmp_path):

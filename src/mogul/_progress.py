@@ -37,7 +37,7 @@ class ProgressLine:
         bar = Progress(
             TextColumn("{task.description}"),
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[value]}"),
             console=Console(stderr=True),
             transient=True,

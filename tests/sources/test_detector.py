@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import kstest
 
 from mogul import MixtureOutlierDetector, load, save
+from mogul.cli import main
 from mogul.data import ArraySource, LoaderSource, ParquetSource
 from mogul.data.views import View, chosen, lots
 from mogul.errors import InputError
@@ -108,6 +110,40 @@ def test_the_lot_of_a_row_is_its_own(tmp_path):
     halves = [kept.shard(i, 2) for i in range(2)]
     both = np.concatenate([b.values for half in halves for b in half.blocks()])
     assert sorted(both[:, 0]) == sorted(found[:, 0])
+
+
+def test_alarms_of_many_files_from_the_shell(tmp_path, capsys):
+    x, _ = clusters(3000)
+    folder = write_parts(tmp_path / "x", x)
+    far = write_parts(tmp_path / "far", np.concatenate([x[:90], [[40.0, 0, 0]]]))
+    alarm, out = tmp_path / "alarm.mogul.safetensors", tmp_path / "alarms.parquet"
+    fit = ["detect", "fit", str(folder), "-k", "3", "-c", "full", "--out", str(alarm)]
+    assert main([*fit, "--memory", "1GB"]) == 0
+    said = capsys.readouterr().out
+    assert "3000 rows in" in said
+    assert "mixture" in said
+    expected = detector().fit(x)
+    for options in (["--fdr", "0.05"], ["--alpha", "0.001"], []):
+        for data in (far, far / "*.parquet"):
+            score = ["detect", "score", str(alarm), str(data), *options]
+            assert main([*score, "--out", str(out)]) == 0
+            assert "91 rows written" in capsys.readouterr().out
+            table = pq.read_table(out).to_pydict()
+            every = np.concatenate([x[:90], [[40.0, 0, 0]]])
+            np.testing.assert_allclose(table["p_value"], expected.p_values(every), rtol=1e-9)
+            assert table["outlier"][-1] == 1
+            assert table["reason_1"][-1].startswith("x0 +")
+            flags = expected.predict(every) == -1
+            if options[:1] == ["--fdr"]:
+                flags = expected.detect(every, 0.05)
+            if options[:1] == ["--alpha"]:
+                flags = expected.predict(every, 0.001) == -1
+            np.testing.assert_array_equal(np.array(table["outlier"]) == 1, flags)
+    assert main(["detect", "score", str(alarm), str(far)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 92
+    assert main(["detect", "fit", str(folder), "--label", "x0"]) != 0
+    assert "no --label" in capsys.readouterr().err
+    assert main(["detect", "fit", str(folder), "--method", "aegmm"]) != 0
 
 
 FIT = """

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from mogul import MixtureDensityRegressor, load, save
+from mogul.cli import main
 from mogul.data import ArraySource, ParquetSource
 from mogul.errors import InputError, UnknownNameError
 from mogul.estimators._regression_stream import regression_stream
@@ -96,6 +98,29 @@ def test_noise_is_chosen_on_the_sample():
     assert len(found.noise_losses_) > 2
     assert 0 < found.noise_ < 0.1
     assert found.predict(x[:3]).shape == (3, 1)
+
+
+def test_networks_of_many_files_from_the_shell(tmp_path, capsys):
+    x, y = waves(2000)
+    folder = write_parts(tmp_path / "x", np.c_[x, y])
+    saved, out = tmp_path / "net.safetensors", tmp_path / "y.parquet"
+    options = ["-k", "1", "--members", "2", "--noise", "0", "--max-epochs", "20"]
+    fit = ["regress", "fit", str(folder), "-t", "x2", *options, "--out", str(saved)]
+    assert main(fit) == 0
+    said = capsys.readouterr().out
+    assert "2000 rows in" in said
+    assert "held-out loss" in said
+    command = ["regress", "predict", str(saved), str(folder), "--interval", "0.9"]
+    assert main([*command, "--memory", "1GB", "--out", str(out)]) == 0
+    assert "2000 rows written" in capsys.readouterr().out
+    table = pq.read_table(out).to_pydict()
+    np.testing.assert_allclose(
+        table["mean"], load(saved).predict(ArraySource(x, names=["x0", "x1"])), rtol=1e-6
+    )
+    inside = (np.array(table["low"]) < y) & (y < np.array(table["high"]))
+    assert 0.8 < inside.mean() < 1
+    assert main([*command, "--summary"]) != 0
+    assert "--summary is for one file" in capsys.readouterr().err
 
 
 FIT = """

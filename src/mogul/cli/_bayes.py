@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from mogul.data import Table
     from mogul.posterior import VariationalPosterior
 
-__all__ = ["fit_posterior", "inference_settings", "intervals", "print_posterior"]
+__all__ = [
+    "fit_posterior",
+    "inference_settings",
+    "intervals",
+    "posterior_facts",
+    "print_posterior",
+]
 
 _MOST_FEATURES = 8
 """More intervals side by side do not fit a line."""
@@ -70,19 +76,21 @@ def fit_posterior(
     if len(models) > 1:
         _print_choice(models, best)
     print()
-    print_facts(
-        [
-            ("covariance type", best.covariance_type),
-            ("components", f"{best.n_effective_components_} hold 99 % of the weight, of at most "
-                           f"{n_components}"),
-            ("evidence lower bound", _bound(best)),
-            ("log-density", f"{number(best.score(table, sample_weight=table.sample_weight))} nats "
-                            "a row, posterior predictive"),
-            ("inference", _inference(best)),
-        ]
-    )  # fmt: skip
+    print_facts(posterior_facts(best, best.score(table, sample_weight=table.sample_weight)))
     print_posterior(best)
     print_saved(None if out is None else mogul.save(best, out))
+
+
+def posterior_facts(model: BayesianGaussianMixture, score: float) -> list[tuple[str, Any]]:
+    """What was inferred, in short; ``score`` is the mean log-density of the rows."""
+    held = f"{model.n_effective_components_} hold 99 % of the weight, of at most"
+    return [
+        ("covariance type", model.covariance_type),
+        ("components", f"{held} {model.n_components}"),
+        ("evidence lower bound", _bound(model)),
+        ("log-density", f"{number(score)} nats a row, posterior predictive"),
+        ("inference", _inference(model)),
+    ]
 
 
 def _bound(model: BayesianGaussianMixture) -> str:

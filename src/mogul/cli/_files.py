@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,8 +19,11 @@ from mogul.cli._report import number, print_facts, print_mixture, print_saved
 from mogul.errors import InputError, TeamError
 
 if TYPE_CHECKING:
-    from mogul import GaussianMixture, Mixture
-    from mogul.data import ParquetSource
+    import numpy as np
+
+    from mogul import GaussianMixture
+    from mogul.data import ParquetSource, Table
+    from mogul.estimators._progress import Passes
 
 __all__ = [
     "CheckpointOption",
@@ -27,14 +31,21 @@ __all__ = [
     "ResumeOption",
     "files_for",
     "fit_files",
+    "group",
+    "heading",
     "is_many",
     "n_processes",
     "source_of",
+    "told_batches",
+    "write_in_batches",
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _OWN_MEMORY = 600 * 10**6
 """What the libraries and the batches that are worked on take."""
+
+_COPIES = 6
+"""About how often what is read and written for a row is in memory at once."""
 
 MemoryOption = Annotated[
     str | None,
@@ -73,45 +84,111 @@ def n_bytes(size: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
-def source_of(
-    data: Path, columns: str | None, weight_column: str | None, memory: str | None
-) -> ParquetSource:
-    """The files as a source that keeps within ``memory``."""
-    from mogul.data import ParquetSource
-
-    asked: dict[str, Any] = {"columns": names(columns), "weight_column": weight_column}
-    if memory is None:
-        return ParquetSource(data, **asked)
+def _left(memory: str) -> int:
+    """Bytes that each process may use for rows."""
     left = n_bytes(memory) // n_processes() - _OWN_MEMORY
     if left < 0:
         raise InputError(
             f"--memory {memory} is too little: a process takes some {_OWN_MEMORY // 10**6} MB "
             "before any row is kept."
         )
+    return left
+
+
+def source_of(
+    data: Path, columns: list[str] | None, weight_column: str | None, memory: str | None
+) -> ParquetSource:
+    """The files as a source that keeps within ``memory``."""
+    from mogul.data import ParquetSource
+
+    asked: dict[str, Any] = {"columns": columns, "weight_column": weight_column}
+    if memory is None:
+        return ParquetSource(data, **asked)
+    left = _left(memory)
     source = ParquetSource(data, **asked, cache="disk")
     per_row = 8 * (source.n_features + 1)
     small = source.n_rows * per_row // n_processes() < left
     return ParquetSource(data, **asked, cache="ram") if small else source
 
 
-def files_for(mixture: Mixture, data: Path, columns: str | None) -> ParquetSource:
-    """The columns of many files that are the features of a mixture, read once."""
+def files_for(
+    data: Path,
+    features: Sequence[str] | None,
+    n_features: int,
+    columns: str | None = None,
+    memory: str | None = None,
+    n_written: int = 0,
+) -> ParquetSource:
+    """The columns of many files that are the features of a model, to be read once.
+
+    ``n_written`` numbers are written for each row; batches are so long that the work on one stays
+    within ``memory``.
+    """
     from mogul.data import ParquetSource
 
     chosen: Any = names(columns)
-    if chosen is None and mixture.feature_names is not None:
-        chosen = mixture.feature_names
+    if chosen is None and features is not None:
+        chosen = [str(name) for name in features]
     source = ParquetSource(data, chosen, cache="none")
-    if source.n_features != mixture.n_features:
+    if source.n_features != n_features:
         raise InputError(
-            f"The model has {mixture.n_features} features and {data} gives {source.n_features}: "
+            f"The model has {n_features} features and {data} gives {source.n_features}: "
             f"{', '.join(source.names or ())}; choose as many with --columns."
         )
+    if memory is not None:
+        per_row = _COPIES * 8 * (n_features + n_written)
+        source.batch_rows = min(source.batch_rows, max(1, _left(memory) // per_row))
     return source
 
 
+def write_in_batches(
+    source: ParquetSource,
+    answer: Callable[[Table], Mapping[str, np.ndarray]],
+    out: Path | None,
+) -> float:
+    """Write what is answered for the rows of each batch, and tell how far it is.
+
+    Returns
+    -------
+    float
+        Rows a second.
+    """
+    from mogul.data import write_csv, write_table_parts
+
+    passes, batches = told_batches(source)
+    parts = map(answer, batches)
+    if out is not None:
+        write_table_parts(out, parts)
+    else:
+        for i, part in enumerate(parts):
+            write_csv(sys.stdout.buffer, part, header=i == 0)
+    return passes.report.n_rows_per_second
+
+
+def told_batches(source: ParquetSource) -> tuple[Passes, Iterator[Table]]:
+    """The rows of many files, batch by batch, with a line that tells how far that is."""
+    from mogul._progress import ProgressLine
+    from mogul.data import Table
+    from mogul.data.sources import ahead
+    from mogul.estimators._progress import Passes
+
+    line = ProgressLine("auto")
+    passes = Passes(line, source.n_rows)
+    passes.begin_pass()
+
+    def read() -> Iterator[Table]:
+        try:
+            for block in ahead(source.checked_blocks()):
+                yield Table(block.values, source.names or ())
+                passes.read(len(block.values))
+        finally:
+            line.close()
+
+    return passes, read()
+
+
 @contextmanager
-def _group() -> Iterator[bool]:
+def group() -> Iterator[bool]:
     """The group of processes that torchrun started, if it did; whether this is the first one."""
     if n_processes() == 1:
         yield True
@@ -163,15 +240,29 @@ def fit_files(
     checkpoint: str | None,
     resume: bool,
     out: str | None,
+    bayes: bool = False,
 ) -> None:
     """Fit one mixture to Parquet files, tell of it and save it."""
     import mogul
+    from mogul.cli._bayes import posterior_facts, print_posterior
     from mogul.infer.checkpoint import Checkpoint
 
+    if bayes and (resume or checkpoint):
+        raise InputError("--checkpoint and --resume keep the state of EM; leave out --bayes.")
     if resume and checkpoint is None:
         raise InputError("--resume goes on from a checkpoint; say which with --checkpoint FILE.")
-    with _group() as leads:
-        source = source_of(data, columns, weight_column, memory)
+    with group() as leads:
+        source = source_of(data, names(columns), weight_column, memory)
+        if bayes:
+            posterior = mogul.BayesianGaussianMixture(
+                n_components, covariance_type=kind, **settings
+            ).fit(source)
+            if leads:
+                print(heading(data, source))
+                print_facts(posterior_facts(posterior, posterior.score(source)))
+                print_posterior(posterior)
+                print_saved(None if out is None else mogul.save(posterior, out))
+            return
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         keep = checkpoint and Checkpoint(checkpoint, resume=resume or restarted)
         model = mogul.GaussianMixture(
@@ -186,13 +277,18 @@ def fit_files(
             print_saved(saved)
 
 
-def _print(data: Path, source: ParquetSource, model: GaussianMixture, spent: float) -> None:
-    mixture, weighted = model.mixture_, source.weight_column is not None
-    by = "" if n_processes() == 1 else f" by {n_processes()} processes"
-    print(
+def heading(data: Path, source: ParquetSource) -> str:
+    weighted = ", weighted" if source.weight_column is not None else ""
+    return (
         f"{data}: {source.n_rows} rows in {len(source.groups)} row groups, "
-        f"{source.n_features} columns{', weighted' if weighted else ''}\n"
+        f"{source.n_features} columns{weighted}\n"
     )
+
+
+def _print(data: Path, source: ParquetSource, model: GaussianMixture, spent: float) -> None:
+    mixture = model.mixture_
+    by = "" if n_processes() == 1 else f" by {n_processes()} processes"
+    print(heading(data, source))
     state = "converged" if model.converged_ else "not converged"
     facts: list[tuple[str, Any]] = [
         ("covariance type", mixture.covariance_type),

@@ -19,6 +19,17 @@ from mogul.cli._arguments import (
     names,
     note_left_out,
 )
+from mogul.cli._files import (
+    MemoryOption,
+    files_for,
+    group,
+    heading,
+    is_many,
+    n_processes,
+    source_of,
+    told_batches,
+    write_in_batches,
+)
 from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_saved, print_table_facts
 from mogul.errors import InputError, UnknownNameError
@@ -94,6 +105,7 @@ def fit(
         float,
         typer.Option(metavar="SHARE", help="Of mixture: fit without this share, the strangest."),
     ] = 0.0,
+    memory: MemoryOption = None,
 ) -> None:
     """Learn what ordinary rows look like.
 
@@ -103,10 +115,13 @@ def fit(
       mogul detect fit machines.parquet --label broken --columns heat,noise --out alarm.safetensors
       mogul detect fit mixed.csv --trim 0.05 --out alarm.safetensors
       mogul detect fit wide.csv --method aegmm --out alarm.safetensors
+      mogul detect fit 'logs/*.parquet' --memory 1GB --out alarm.safetensors
 
     Rows that --label marks are left out. Structure and size of the mixture are those under which
     rows that it was not fitted to are likeliest. An autoencoder can find outliers among many
     columns that depend on each other; where there are few columns, mixture is the better choice.
+    A folder or a quoted pattern of Parquet files is read in batches, by as many processes as
+    torchrun starts; a mixture can then be fitted, to rows without labels.
     """  # noqa: D301 - the escape tells typer to keep the lines
     import mogul
     from mogul.io import check_destination
@@ -114,12 +129,20 @@ def fit(
     if out is not None:
         check_destination(out)
     model = _model(method, components, covariance, trim, seed)
+    if memory or n_processes() > 1 or is_many(data):
+        _fit_files(model, data, columns, label, weight_column, memory, out)
+        return
     table = _ordinary(data, names(columns), label, weight_column)
     began = perf_counter()
     model.fit(table, sample_weight=table.sample_weight)
     lapse = perf_counter() - began
     print_table_facts(data, table)
     print()
+    _print_model(model, lapse)
+    print_saved(None if out is None else mogul.save(model, out))
+
+
+def _print_model(model: Detector, lapse: float) -> None:
     print_facts(
         [
             *_found(model, lapse),
@@ -127,7 +150,33 @@ def fit(
             ("least p-value", number(1 / (model.n_calibration_ + 1))),
         ]
     )
-    print_saved(None if out is None else mogul.save(model, out))
+
+
+def _fit_files(
+    model: Detector,
+    data: Path,
+    columns: str | None,
+    label: str | None,
+    weight_column: str | None,
+    memory: str | None,
+    out: str | None,
+) -> None:
+    """Learn from rows that are read in batches, by as many processes as torchrun started."""
+    import mogul
+
+    if not isinstance(model, mogul.MixtureOutlierDetector) or label is not None:
+        raise InputError(
+            "Files that are read in batches take --method mixture and no --label; choose ordinary "
+            "rows by ParquetSource(filters=...) in Python, or give one file."
+        )
+    with group() as leads:
+        source = source_of(data, names(columns), weight_column, memory)
+        began = perf_counter()
+        model.fit(source)
+        if leads:
+            print(heading(data, source))
+            _print_model(model, perf_counter() - began)
+            print_saved(None if out is None else mogul.save(model, out))
 
 
 def _model(
@@ -216,6 +265,7 @@ def score(
         float | None,
         typer.Option(metavar="SHARE", help="Flag so that this share of the flags is false."),
     ] = None,
+    memory: MemoryOption = None,
 ) -> None:
     """Write each row's score, p-value and flag, and why it is flagged.
 
@@ -231,6 +281,10 @@ def score(
       mogul detect score alarm.safetensors today.csv --out alarms.parquet
       mogul detect score alarm.safetensors today.csv --alpha 0.001
       mogul detect score alarm.safetensors today.csv --fdr 0.05
+      mogul detect score alarm.safetensors 'logs/*.parquet' --fdr 0.05 --out alarms.parquet
+
+    A folder or a quoted pattern of Parquet files is read and written in batches; with --fdr it is
+    read twice, for which rows are flagged depends on all.
     """  # noqa: D301 - the escape tells typer to keep the lines
     from mogul import AEGMM, VAEGMM, MixtureOutlierDetector, load
     from mogul.data import check_table_destination, read_table, write_csv, write_table
@@ -246,6 +300,9 @@ def score(
             "detect fit."
         )
     wanted: Any = getattr(found, "feature_names_in_", None)
+    if memory or is_many(data):
+        _score_files(found, data, wanted, out, alpha, fdr, memory)
+        return
     table = read_table(data, None if wanted is None else [str(name) for name in wanted])
     written = _columns(found, table, alpha, fdr)
     if fdr is not None and not written["outlier"].any():
@@ -255,6 +312,42 @@ def score(
     else:
         write_table(out, written)
         print(f"{len(table)} rows written to {out}, {int(written['outlier'].sum())} outliers")
+
+
+def _score_files(
+    model: Detector,
+    data: Path,
+    wanted: Any,
+    out: Path | None,
+    alpha: float | None,
+    fdr: float | None,
+    memory: str | None,
+) -> None:
+    """Batch after batch: memory holds one of them, and a p-value of each row for ``fdr``."""
+    import numpy as np
+
+    from mogul.conformal import benjamini_hochberg
+
+    n_written = 3 + 8 * _REASONS + len(getattr(model, "calibration_scores_", ()))
+    source = files_for(data, wanted, model.n_features_in_, None, memory, n_written)
+    flags: np.ndarray | None = None
+    if fdr is not None:
+        p_values = [model.p_values(batch) for batch in told_batches(source)[1]]
+        flags = benjamini_hochberg(np.concatenate(p_values) if p_values else np.empty(0), fdr)
+        if not flags.any():
+            _note_resolution(model, len(flags), fdr)
+    n_rows = n_outliers = 0
+
+    def answered(rows: Table) -> dict[str, np.ndarray]:
+        nonlocal n_rows, n_outliers
+        own = model.predict(rows, alpha) == -1 if flags is None else flags[n_rows:][: len(rows)]
+        n_rows, n_outliers = n_rows + len(rows), n_outliers + int(own.sum())
+        return _answers(model, rows, own)
+
+    rate = write_in_batches(source, answered, out)
+    if out is not None:
+        said = f"{n_outliers} outliers, {number(rate / 1e6)} million rows a second"
+        print(f"{n_rows} rows written to {out}, {said}")
 
 
 def _note_resolution(model: Detector, n_rows: int, fdr: float) -> None:
@@ -270,10 +363,15 @@ def _note_resolution(model: Detector, n_rows: int, fdr: float) -> None:
 def _columns(
     model: Detector, table: Table, alpha: float | None, fdr: float | None
 ) -> dict[str, np.ndarray]:
-    """What is written for each row."""
+    """What is written for each row of a table."""
+    flags = model.predict(table, alpha) == -1 if fdr is None else model.detect(table, fdr)
+    return _answers(model, table, flags)
+
+
+def _answers(model: Detector, table: Table, flags: np.ndarray) -> dict[str, np.ndarray]:
+    """What is written for each row, of which some are flagged."""
     import numpy as np
 
-    flags = model.predict(table, alpha) == -1 if fdr is None else model.detect(table, fdr)
     n_reasons = min(_REASONS, len(table.names))
     reasons = np.full((len(table), n_reasons), "", dtype=object)
     if flags.any():

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
+_INFERENCE_ALONE = "--inference says how to find a posterior; add --bayes."
+
+
 class Criterion(StrEnum):
     """What select compares by."""
 
@@ -139,6 +142,7 @@ def fit(
       mogul fit cars.parquet -k 3 -c tied --columns power_kw,weight_kg --weight-column count
       mogul fit cars.csv --bayes -k 10 --out cars.safetensors
       mogul fit 'cars/*.parquet' -k 8 -c diag --memory 1GB --checkpoint state --out cars.safetensors
+      mogul fit cars/ --bayes -k 10 -c diag --inference svi --out cars.safetensors
       torchrun --nproc-per-node=2 -m mogul fit cars/ -k 8 -c diag --out cars.safetensors
 
     With a range of K or several covariance types every combination is fitted, a table of the
@@ -158,14 +162,17 @@ def fit(
     if out is not None:
         _check_destination(out)
     if memory or checkpoint or resume or n_processes() > 1 or is_many(data):
-        single = len(sizes) == len(kinds) == 1 and not (bayes or inference or criterion)
-        if not single:
+        if not (len(sizes) == len(kinds) == 1) or criterion:
             raise InputError(
                 "Files that are read in batches take one model at a time; give one K and one "
-                "covariance type, without --bayes, --inference and --criterion."
+                "covariance type, without --criterion."
             )
+        if bayes:
+            settings = inference_settings(inference and inference.value, settings)
+        elif inference is not None:
+            raise InputError(_INFERENCE_ALONE)
         where = {"columns": columns, "weight_column": weight_column, "memory": memory}
-        keep = {"checkpoint": checkpoint, "resume": resume, "out": out}
+        keep = {"checkpoint": checkpoint, "resume": resume, "out": out, "bayes": bayes}
         fit_files(data, sizes[0], kinds[0], settings, **where, **keep)
         return
     if bayes:
@@ -175,7 +182,7 @@ def fit(
         fit_posterior(data, table, sizes[-1], kinds, asked, out)
         return
     if inference is not None:
-        raise InputError("--inference says how to find a posterior; add --bayes.")
+        raise InputError(_INFERENCE_ALONE)
     if len(sizes) == len(kinds) == 1:
         table = _read(data, columns, weight_column)
         model, choice = _single(table, sizes[0], kinds[0], settings), None

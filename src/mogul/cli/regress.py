@@ -18,6 +18,16 @@ from mogul.cli._arguments import (
     names,
     note_left_out,
 )
+from mogul.cli._files import (
+    MemoryOption,
+    files_for,
+    group,
+    heading,
+    is_many,
+    n_processes,
+    source_of,
+    write_in_batches,
+)
 from mogul.cli._messages import note
 from mogul.cli._report import number, print_facts, print_saved, print_table_facts
 from mogul.errors import InputError
@@ -78,6 +88,7 @@ def fit(
         typer.Option(metavar="auto|LEVEL", help="Noise in training; auto tries six levels."),
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows.")] = None,
+    memory: MemoryOption = None,
 ) -> None:
     """Fit mixture density networks to a table.
 
@@ -86,11 +97,13 @@ def fit(
       mogul regress fit houses.csv --target price --out price.safetensors
       mogul regress fit houses.csv -t price --columns area,rooms --weight-column count
       mogul regress fit boats.parquet -t drag,lift -c full --members 5 --noise 0.1
+      torchrun --nproc-per-node=2 -m mogul regress fit 'trips/*.parquet' -t fare
 
     The features are all other numeric columns, or those of --columns. A target may be missing in
     some rows: what is known of a row counts, and rows without any target are left out. The held-out
     loss is the mean negative log-density of rows that a network did not see, in nats and in the
-    units of the target.
+    units of the target. A folder or a quoted pattern of Parquet files, in which no target is
+    missing, is read in batches, by as many processes as torchrun starts.
     """  # noqa: D301 - the escape tells typer to keep the lines
     import mogul
     from mogul.io import check_destination
@@ -108,6 +121,9 @@ def fit(
         raise InputError("--target names no column.")
     if out is not None:
         check_destination(out)
+    if memory or n_processes() > 1 or is_many(data):
+        _fit_files(data, targets, names(columns), weight_column, memory, out, seed, given)
+        return
     features, answers = _read(data, targets, names(columns), weight_column)
     began = perf_counter()
     model = mogul.MixtureDensityRegressor(random_state=seed, **given)
@@ -115,16 +131,45 @@ def fit(
     lapse = perf_counter() - began
     print_table_facts(data, features)
     print()
+    _print_model(model, targets, lapse)
+    print_saved(None if out is None else mogul.save(model, out))
+
+
+def _print_model(model: MixtureDensityRegressor, targets: list[str], lapse: float) -> None:
     print_facts(
         [
-            ("target", ", ".join(answers.names)),
+            ("target", ", ".join(targets)),
             ("networks", f"{len(model.networks_)} of {model.n_components} components"),
             ("noise", f"{number(model.noise_)} standard deviations"),
             ("held-out loss", f"{number(model.held_out_loss_)} nats a row"),
             ("training", f"{len(model.history_)} epochs, {lapse:.1f} s"),
         ]
     )
-    print_saved(None if out is None else mogul.save(model, out))
+
+
+def _fit_files(
+    data: Path,
+    targets: list[str],
+    features: list[str] | None,
+    weight_column: str | None,
+    memory: str | None,
+    out: str | None,
+    seed: int,
+    settings: dict[str, Any],
+) -> None:
+    """Train on rows that are read in batches, by as many processes as torchrun started."""
+    import mogul
+
+    with group() as leads:
+        both = None if features is None else [*features, *targets]
+        source = source_of(data, both, weight_column, memory)
+        began = perf_counter()
+        model = mogul.MixtureDensityRegressor(random_state=seed, **settings)
+        model.fit(source, targets[0] if len(targets) == 1 else targets)
+        if leads:
+            print(heading(data, source))
+            _print_model(model, targets, perf_counter() - began)
+            print_saved(None if out is None else mogul.save(model, out))
 
 
 @app.command()
@@ -147,6 +192,7 @@ def predict(
             "--summary", help="The targets are in DATA too: print how well they were predicted."
         ),
     ] = False,
+    memory: MemoryOption = None,
 ) -> None:
     """Write the mean, standard deviation and quantiles of the target for each row of a table.
 
@@ -175,6 +221,17 @@ def predict(
             "regress fit."
         )
     wanted: Any = getattr(found, "feature_names_in_", None)
+    if memory or is_many(data):
+        if summary:
+            raise InputError("--summary is for one file; write predictions and compare them.")
+        n_written = found.n_outputs_ * (4 + len(asked)) + len(found.networks_) * sum(
+            found.networks_[0].head.sizes
+        )
+        source = files_for(data, wanted, found.n_features_in_, None, memory, n_written)
+        rate = write_in_batches(source, lambda batch: _columns(found, batch, asked, interval), out)
+        if out is not None:
+            print(f"{source.n_rows} rows written to {out}, {number(rate)} a second")
+        return
     table = read_table(data, None if wanted is None else [str(name) for name in wanted])
     if summary:
         _print_summary(found, table, data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,15 @@ from mogul.cli._arguments import (
     ModelArgument,
     rows_for,
     single_mixture,
+    table_rows,
 )
-from mogul.cli._files import files_for, is_many
+from mogul.cli._files import (
+    MemoryOption,
+    files_for,
+    is_many,
+    told_batches,
+    write_in_batches,
+)
 from mogul.cli._report import number
 
 if TYPE_CHECKING:
@@ -39,6 +45,7 @@ def score(
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the mean log-density and nothing else.")
     ] = False,
+    memory: MemoryOption = None,
 ) -> None:
     """Write each row's log-density, its component, and the probability of each component.
 
@@ -64,8 +71,8 @@ def score(
     if out is not None:
         check_table_destination(out)
     found = load(model)
-    if is_many(data):
-        _score_files(found, model, data, columns, out, summary)
+    if memory or is_many(data):
+        _score_files(found, model, data, columns, out, summary, memory)
         return
     rows = rows_for(single_mixture(found, model), data, columns)
     if summary:
@@ -78,40 +85,29 @@ def score(
 
 
 def _score_files(
-    found: Any, model: Path, data: Path, columns: str | None, out: Path | None, summary: bool
+    found: Any,
+    model: Path,
+    data: Path,
+    columns: str | None,
+    out: Path | None,
+    summary: bool,
+    memory: str | None,
 ) -> None:
     """Batch after batch: memory holds one of them."""
-    from mogul._progress import ProgressLine
-    from mogul.data import Rows, write_csv, write_table_parts
-    from mogul.estimators._progress import Passes
-
-    source = files_for(single_mixture(found, model), data, columns)
-    line = ProgressLine("auto")
-    passes = Passes(line, source.n_rows)
-    passes.begin_pass()
-
-    def read() -> Iterator[Rows]:
-        for block in source.checked_blocks():
-            rows = Rows(*block.tensors())
-            yield rows
-            passes.read(rows.n_rows)
-        line.close()
-
-    batches = read()
+    mixture = single_mixture(found, model)
+    n_written = 2 + mixture.n_components
+    asked = mixture.feature_names, mixture.n_features, columns, memory, n_written
+    source = files_for(data, *asked)
     if summary:
         total, n_rows = 0.0, 0
-        for rows in batches:
-            total, n_rows = total + float(_densities(found, rows).sum()), n_rows + rows.n_rows
+        for batch in told_batches(source)[1]:
+            total += float(_densities(found, table_rows(batch)).sum())
+            n_rows += len(batch)
         print(number(total / n_rows if n_rows else float("nan")))
         return
-    parts = (_scores(found, rows) for rows in batches)
+    rate = write_in_batches(source, lambda batch: _scores(found, table_rows(batch)), out)
     if out is not None:
-        write_table_parts(out, parts)
-        rate = passes.report.n_rows_per_second / 1e6
-        print(f"{source.n_rows} rows written to {out}, {number(rate)} million a second")
-        return
-    for i, part in enumerate(parts):
-        write_csv(sys.stdout.buffer, part, header=i == 0)
+        print(f"{source.n_rows} rows written to {out}, {number(rate / 1e6)} million a second")
 
 
 def _densities(found: Any, rows: Rows) -> np.ndarray:

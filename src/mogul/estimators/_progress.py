@@ -118,9 +118,9 @@ class Passes:
         self.report.n_rows += n_rows
         self.report.seconds = self._before + spent
         rate = self._here / max(spent, 1e-9)
-        said = f"{rate / 1e6:.3g} million rows a second"
+        said = f"{rate / 1e6:.3g} M rows/s"
         if self.n_rows is not None:
-            said += f", {max(0, self.n_rows - self._here) / rate:.0f} s left in this pass"
+            said += f", {max(0, self.n_rows - self._here) / rate:.0f} s left"
         self.line.update(f"pass {self.report.n_passes}, rows", self._here, self.n_rows, said)
 
 
