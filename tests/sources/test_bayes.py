@@ -88,6 +88,22 @@ def test_a_sample_first_ends_where_all_rows_alone_do():
     assert found.elbo_ == pytest.approx(expected.elbo_, abs=1e-2)
     np.testing.assert_allclose(found.means_, expected.means_, atol=1e-4)
     assert found.n_iter_ < 0.8 * expected.n_iter_
+    # The missing information is told from the sample of 64,000 rows.
+    for what in ("weights", "means", "covariances"):
+        torch.testing.assert_close(
+            found.posterior_.std(what, "linear_response"),
+            expected.posterior_.std(what, "linear_response"),
+            rtol=5e-3,
+            atol=0,
+        )
+    # The missing information is told from the sample of 64,000 rows.
+    for what in ("weights", "means", "covariances"):
+        torch.testing.assert_close(
+            found.posterior_.std(what, "linear_response"),
+            expected.posterior_.std(what, "linear_response"),
+            rtol=5e-3,
+            atol=0,
+        )
 
 
 def test_going_on_and_pruning():

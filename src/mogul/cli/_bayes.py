@@ -183,9 +183,9 @@ def _correction(model: BayesianGaussianMixture) -> str:
 
 
 def _work(posterior: VariationalPosterior) -> float:
+    rows = posterior.some_rows or posterior.rows
     return (
-        float(getattr(posterior.rows, "n_rows", 0))
-        * posterior.belief.encode(posterior.belief).numel() ** 2
+        float(getattr(rows, "n_rows", 0)) * posterior.belief.encode(posterior.belief).numel() ** 2
     )
 
 

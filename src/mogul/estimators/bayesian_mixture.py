@@ -390,7 +390,8 @@ degrees_of_freedom_prior_ : float or ndarray
         assert outcome.belief is not None  # methods that take sources are variational
         alone = share.team.size == 1 or source.shared
         of_sample = VariationalPosterior(outcome.belief, prior, share.found.sample)
-        posterior = self._posterior_of(outcome, prior, source if alone else None, of_sample.doubt)
+        rows = source if alone else None
+        posterior = self._posterior_of(outcome, prior, rows, of_sample.doubt, share.sample)
         self._adopt(outcome, posterior, prior)
         self._rows_seen = share.found.total_weight
         self.passes_ = passes.report
@@ -511,6 +512,7 @@ degrees_of_freedom_prior_ : float or ndarray
         prior: Belief,
         rows: Rows | Source | None,
         doubt: Tensor | None = None,
+        sample: Rows | None = None,
     ) -> Posterior:
         names = getattr(self, "feature_names_in_", None)
         if outcome.belief is not None:
@@ -522,6 +524,7 @@ degrees_of_freedom_prior_ : float or ndarray
                 converged=outcome.trace.converged,
                 doubt=doubt,
                 feature_names=names,
+                some_rows=sample,
             )
         assert isinstance(rows, Rows)  # those of a sampler
         assert outcome.draws is not None  # a method answers with one or the other

@@ -106,6 +106,9 @@ class LinearResponse:
     prior : Belief
     check : bool, default True
         Whether to make sure that it is at a maximum.
+    sample : iterable of (rows, weights), re-iterable, optional
+        Some of the rows, weighted to stand for all, from which the missing information is told
+        where passes over all rows take too long. Its own error is that of a mean over them.
 
     Raises
     ------
@@ -113,8 +116,16 @@ class LinearResponse:
         When ``belief`` is not at a maximum.
     """
 
-    def __init__(self, batches: Batches, belief: Belief, prior: Belief, *, check: bool = True):
-        self.batches, self.prior = batches, prior
+    def __init__(
+        self,
+        batches: Batches,
+        belief: Belief,
+        prior: Belief,
+        *,
+        check: bool = True,
+        sample: Batches | None = None,
+    ):
+        self.sample, self.prior = batches if sample is None else sample, prior
         self.belief = belief.detach()
         self.mixture = self.belief.surrogate()[0]
         self.stats, _ = look(batches, self.belief)
@@ -173,7 +184,7 @@ class LinearResponse:
 
     def _times_block(self, directions: Tensor) -> Tensor:
         change = Coefficients(*torch.func.vmap(self._changes)(directions))
-        moved = [tangent_step(x, self.mixture, change, weight) for x, weight in self.batches]
+        moved = [tangent_step(x, self.mixture, change, weight) for x, weight in self.sample]
         total = [
             torch.stack([getattr(one, name) for one in moved]).sum(0)
             for name in ("count", "first", "second")
@@ -209,7 +220,7 @@ class LinearResponse:
 
     def hessian(self) -> Tensor:
         """H itself, (P, P), in one pass over the rows."""
-        parts = [missing_information(x, self.mixture, weight) for x, weight in self.batches]
+        parts = [missing_information(x, self.mixture, weight) for x, weight in self.sample]
         kind = type(self.mixture.covariance)
 
         def coordinates(values: Tensor) -> Tensor:

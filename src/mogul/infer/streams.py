@@ -110,6 +110,12 @@ class Share:
         """Whether the sample is not all rows."""
         return self.found.sample.n_rows < self.found.n_rows
 
+    @property
+    def sample(self) -> Rows:
+        """The sample, with weights that add up to those of all rows."""
+        found = self.found
+        return found.sample.scaled_to(found.total_weight) if self.samples else found.sample
+
     def local(self, mixture: Mixture, n_batches: int = 0) -> Stats:
         """The statistics of this process's rows, or of those that it adds to the next batch."""
         if not n_batches:
@@ -129,8 +135,7 @@ class Share:
     def streamed(self, collect: Collect) -> Streamed:
         """The rows of all processes, for an algorithm."""
         found = self.found
-        sample = found.sample.scaled_to(found.total_weight) if self.samples else found.sample
-        return Streamed(found.n_rows, found.total_weight, self.device, collect, sample)
+        return Streamed(found.n_rows, found.total_weight, self.device, collect, self.sample)
 
     def _told(
         self, batches: Iterator[tuple[Tensor, Tensor | None]]

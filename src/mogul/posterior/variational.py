@@ -61,6 +61,9 @@ class VariationalPosterior(Posterior):
     doubt : Tensor, shape (K,), optional
         As the property :attr:`doubt`, where the rows are not at hand.
     feature_names : sequence of D strings, optional
+    some_rows : Rows, optional
+        Of rows in a source some that stand for all, with their weights: linear response tells the
+        missing information from them.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class VariationalPosterior(Posterior):
         converged: bool = True,
         doubt: Tensor | None = None,
         feature_names: Sequence[str] | None = None,
+        some_rows: Rows | None = None,
     ):
         self.belief, self.prior, self.rows = belief, prior, rows
+        self.some_rows = some_rows
         self.elbo, self.converged = elbo, converged
         self._doubt = doubt
         self.feature_names = None if feature_names is None else tuple(feature_names)
@@ -215,7 +220,7 @@ class VariationalPosterior(Posterior):
             )
         rows = self._training_batches("Linear response")
         self._check_rows(rows)
-        return LinearResponse(rows, self.belief, self.prior)
+        return LinearResponse(rows, self.belief, self.prior, sample=self.some_rows)
 
     def _check_rows(self, rows: Rows | Source) -> None:
         """Refuse other rows than those that were fitted: arrays can be changed after a fit."""
