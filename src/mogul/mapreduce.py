@@ -7,7 +7,9 @@ is :func:`partial_stats` wherever the rows are, addition, and :func:`m_step`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +17,12 @@ import torch
 from torch import Tensor
 
 from mogul._warn import warn
+from mogul.data.sources import ArraySource
 from mogul.errors import DegenerateFitError, InputError, RepairWarning, UnknownNameError
 from mogul.infer.em import m_step as _m_step
 from mogul.infer.maximum_likelihood import COLLAPSED
 from mogul.infer.repair import split_into
+from mogul.io import load, save
 from mogul.kernels import e_steps
 from mogul.mixture import Mixture
 from mogul.stats import Stats
@@ -26,9 +30,17 @@ from mogul.stats import Stats
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["m_step", "partial_stats", "stats_from_arrow", "stats_to_arrow"]
+__all__ = [
+    "m_step",
+    "model_from_arrow",
+    "model_to_arrow",
+    "partial_stats",
+    "rows_of",
+    "stats_from_arrow",
+    "stats_to_arrow",
+]
 
-_COLUMN = "statistics"
+_COLUMN, _MODEL = "statistics", "model"
 
 
 def partial_stats(batches: Any, mixture: Mixture, weight_column: str | None = None) -> Stats:
@@ -68,8 +80,9 @@ def partial_stats(batches: Any, mixture: Mixture, weight_column: str | None = No
 def _tensors(
     batches: Iterable[Any], mixture: Mixture, weight_column: str | None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    names = mixture.feature_names
     for batch in batches:
-        values, weight = _numbers(batch, mixture, weight_column)
+        values, weight = _numbers(batch, names, weight_column)
         if values.ndim != 2 or values.shape[1] != mixture.n_features:
             raise InputError(
                 f"A batch has shape {values.shape}, expected {mixture.n_features} columns."
@@ -85,15 +98,48 @@ def _tensors(
         yield torch.from_numpy(values), None if weight is None else torch.from_numpy(weight)
 
 
+def rows_of(
+    batches: Iterable[Any], columns: Sequence[str], weight_column: str | None = None
+) -> ArraySource:
+    """All rows of some batches, in memory, as a source that this process alone reads.
+
+    For engines that can start processes side by side and let them talk to each other, as Spark does
+    in barrier mode: each keeps the rows that it is given, and all fit together, without a job for
+    each iteration.
+
+    Parameters
+    ----------
+    batches : iterable of pyarrow RecordBatch or Table, or data frames
+        Gone through once. There may be none.
+    columns : sequence of str
+    weight_column : str, optional
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from mogul import GaussianMixture
+    >>> batches = [pa.table({"a": [1.0, 2.0]}), pa.table({"a": [4.0, 5.0]})]
+    >>> float(GaussianMixture(1).fit(rows_of(batches, ["a"])).means_[0, 0])
+    3.0
+    """
+    names = tuple(columns)
+    parts = [_numbers(batch, names, weight_column) for batch in batches]
+    values = np.concatenate([np.empty((0, len(names))), *(part for part, _ in parts)])
+    if weight_column is None:
+        return ArraySource(values, names=names)
+    weights = np.concatenate([np.empty(0), *(w for _, w in parts if w is not None)])
+    return ArraySource(values, weights, names)
+
+
 def _numbers(
-    batch: Any, mixture: Mixture, weight_column: str | None
+    batch: Any, features: Sequence[str] | None, weight_column: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     names = _names_of(batch)
     if names is None:
         if weight_column is not None:
             raise InputError("weight_column names a column, and an array has no names.")
         return np.array(batch, dtype=np.float64, order="C"), None
-    chosen = mixture.feature_names or [name for name in names if name != weight_column]
+    chosen = features or [name for name in names if name != weight_column]
     columns = [_column(batch, name, names) for name in chosen]
     weight = None if weight_column is None else _column(batch, weight_column, names)
     return np.stack(columns, 1), weight
@@ -154,6 +200,25 @@ def m_step(stats: Stats, mixture: Mixture, reg_covar: float = 1e-6) -> Mixture:
         warn(f"Component {which} collapsed and was repaired.", RepairWarning)
         found = repaired
     return Mixture(found.log_weights, found.means, found.covariance, mixture.feature_names)
+
+
+def model_to_arrow(model: Any) -> pa.RecordBatch:
+    """A fitted model as one row of a single column: what :func:`mogul.save` would write."""
+    import pyarrow as pa
+
+    with tempfile.TemporaryDirectory() as folder:
+        content = save(model, Path(folder) / "model.safetensors").read_bytes()
+    return pa.record_batch({_MODEL: pa.array([content], pa.binary())})
+
+
+def model_from_arrow(table: pa.Table | pa.RecordBatch) -> Any:
+    """The model that :func:`model_to_arrow` made a row of; the first, where there are several."""
+    if not len(table):
+        raise InputError("The table has no row, so it holds no model.")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        file.write_bytes(table.column(_MODEL)[0].as_py())
+        return load(file)
 
 
 def stats_to_arrow(stats: Stats) -> pa.RecordBatch:

@@ -211,7 +211,7 @@ def test_settings_that_do_not_go_with_a_source():
     with pytest.raises(InputError, match="carry their own weights"):
         fitted.score(ArraySource(x), sample_weight=weight)
     with pytest.raises(InputTypeError, match="needs the rows in memory here"):
-        fitted.bic(ArraySource(x))
+        fitted.partial_fit(ArraySource(x))
     with pytest.warns(SpikeWarning, match="column b is the same"):
         model("full").fit(ArraySource(np.c_[x[:, 0], np.ones(300)], names=["a", "b"]))
 

@@ -16,7 +16,15 @@ import torch
 from laws.cases import CASES, draw_one
 from mogul import GaussianMixture, Mixture
 from mogul.errors import DegenerateFitError, InputError, RepairWarning, UnknownNameError
-from mogul.mapreduce import m_step, partial_stats, stats_from_arrow, stats_to_arrow
+from mogul.mapreduce import (
+    m_step,
+    model_from_arrow,
+    model_to_arrow,
+    partial_stats,
+    rows_of,
+    stats_from_arrow,
+    stats_to_arrow,
+)
 from sources.cases import clusters
 
 PARTS = ("count", "first", "second", "row_weight", "log_likelihood")
@@ -113,6 +121,23 @@ def test_what_is_refused():
         stats_from_arrow(stats_to_arrow(partial_stats(np.ones((3, 2)), other)), mixture)
 
 
+def test_rows_and_models_in_arrow():
+    x, weight = clusters(900)
+    table = pa.table({"c": x[:, 2], "w": weight, "a": x[:, 0], "b": x[:, 1]})
+    source = rows_of(table.to_batches(max_chunksize=100), ["a", "b", "c"], "w")
+    np.testing.assert_array_equal(source.values, x)
+    np.testing.assert_array_equal(source.sample_weight, weight)
+    assert rows_of(iter([]), ["a", "b"]).values.shape == (0, 2)
+    assert rows_of([], ["a"], "w").sample_weight.shape == (0,)
+    with pytest.raises(UnknownNameError, match="no column 'd'"):
+        rows_of([table], ["a", "d"])
+    model = GaussianMixture(3, random_state=0).fit(source)
+    again = model_from_arrow(model_to_arrow(model))
+    np.testing.assert_array_equal(again.score_samples(source), model.score_samples(source))
+    with pytest.raises(InputError, match="holds no model"):
+        model_from_arrow(model_to_arrow(model)[:0])
+
+
 # --- Spark ----------------------------------------------------------------------------------------
 
 
@@ -161,3 +186,21 @@ def test_clusters_far_apart_are_told_apart_in_many_columns(spark, d, monkeypatch
     theirs, ours = far_apart(spark, d)
     assert ours == 1.0
     assert (theirs > 0.99) == (d == 8)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tasks_side_by_side_fit_what_one_process_does(spark, monkeypatch):
+    """One of the two partitions has no rows."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
+    from spark_em import fit_together
+
+    x, _ = clusters(3000)
+    frame = spark.createDataFrame(pa.table({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2]}))
+    settings = {"random_state": 0, "tol": 1e-7, "max_iter": 300}
+    expected = GaussianMixture(3, **settings).fit(x)
+    for parts in (frame.repartition(2), frame.coalesce(1).repartition(2, "a").where("a > -100")):
+        found = fit_together(parts, GaussianMixture(3, **settings))
+        assert found.converged_
+        assert found.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-6)
+        assert list(found.feature_names_in_) == ["a", "b", "c"]

@@ -145,6 +145,9 @@ class ParquetSource(Source):
         part._cache = part._new_cache()
         return part
 
+    def parts(self, n: int) -> list[Source]:
+        return [self.shard(i, n) for i in range(n)]
+
     def blocks(self) -> Iterator[Block]:
         yield from self._cache.through(lambda: self._read(self.groups))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -113,6 +114,14 @@ class Source(ABC):
         del rank, size
         return self
 
+    def parts(self, n: int) -> list[Source]:
+        """The rows in n sources, each of which can be read without the others."""
+        del n
+        raise InputError(
+            f"A {type(self).__name__} cannot be read in parts; write the rows to Parquet files, or "
+            "give an array."
+        )
+
     def checked_blocks(self) -> Iterator[Block]:
         """All rows, in order, each of them finite and of a weight that can be used."""
         for block in self.blocks():
@@ -171,6 +180,14 @@ class ArraySource(Source):
     def n_rows(self) -> int:
         """N."""
         return len(self.values)
+
+    def parts(self, n: int) -> list[Source]:
+        ends = np.linspace(0, self.n_rows, n + 1).round().astype(int)
+        found: list[Source] = []
+        for start, end in pairwise(ends):
+            weight = None if self.sample_weight is None else self.sample_weight[start:end]
+            found.append(ArraySource(self.values[start:end], weight, self.names, self.batch_rows))
+        return found
 
     def blocks(self) -> Iterator[Block]:
         yield from map(self._block, range(0, self.n_rows, self.batch_rows))

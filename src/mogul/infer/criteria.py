@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -40,21 +41,24 @@ def _icl(total: float, n_parameters: int, n_rows: float, entropy: float) -> floa
 CRITERIA = {"bic": _bic, "icl": _icl, "aic": _aic}
 
 
-def information_criterion(name: str, rows: Rows, mixture: Mixture) -> float:
+def information_criterion(name: str, rows: Rows | Iterable[Rows], mixture: Mixture) -> float:
     r"""A criterion of ``mixture`` on ``rows``.
 
     With log-likelihood ℓ, p parameters and total row weight n: AIC = −2ℓ + 2p (Akaike 1974),
     BIC = −2ℓ + p log n (Schwarz 1978), ICL = BIC − 2 Σ r log r, which also counts the doubt about
-    which component each row is from (Biernacki, Celeux and Govaert 2000).
+    which component each row is from (Biernacki, Celeux and Govaert 2000). Rows may come in batches.
     """
     try:
         formula = CRITERIA[name]
     except KeyError:
         known = ", ".join(map(repr, CRITERIA))
         raise UnknownNameError(f"The criterion {name!r} is unknown; choose {known}.") from None
-    total = mean_log_likelihood(rows, mixture) * rows.total_weight
-    entropy = assignment_entropy(rows, mixture) if formula is _icl else 0.0
-    return formula(total, mixture.n_parameters, rows.total_weight, entropy)
+    total = weight = entropy = 0.0
+    for batch in [rows] if isinstance(rows, Rows) else rows:
+        total += mean_log_likelihood(batch, mixture) * batch.total_weight
+        entropy += assignment_entropy(batch, mixture) if formula is _icl else 0.0
+        weight += batch.total_weight
+    return formula(total, mixture.n_parameters, weight, entropy)
 
 
 def assignment_entropy(rows: Rows, mixture: Mixture) -> float:

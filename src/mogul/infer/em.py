@@ -62,9 +62,9 @@ class Streamed:
         Of a batch, both are averages.
     device : torch.device
         Where they are worked on.
-    collect : callable, (Mixture, n_batches) → Stats
-        One pass over the rows, or over the next of so many batches that they are dealt to at
-        random.
+    collect : callable, (Mixture, n_batches, part) → Stats
+        One pass over the rows; over the next of so many batches that they are dealt to at random;
+        or over one of so many parts.
     sample : Rows
         Some of the rows, or all where they are few, whose weights add up to that of all.
     """

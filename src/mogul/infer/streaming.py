@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 
 from mogul.data.rows import Rows
+from mogul.infer.criteria import mean_log_likelihood
 from mogul.infer.em import EMSettings, m_step, mend, stack
 from mogul.kernels import e_step
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
-__all__ = ["absorb", "statistics_of"]
+__all__ = ["absorb", "statistics_of", "stepwise"]
+
+_FORGETTING, _DELAY = 0.6, 2.0
+"""Of the step size (t + 2)^−0.6, as Liang and Klein (2009) have it."""
 
 
 def statistics_of(mixture: Mixture, n_rows: float, floor: float) -> Stats:
@@ -68,3 +72,29 @@ def absorb(
         found = mended[0]
         both = statistics_of(found, float(both.row_weight), settings.floor)
     return both, found
+
+
+def stepwise(
+    mixture: Mixture, rows: Rows, n_before: int, settings: EMSettings
+) -> tuple[Mixture, float]:
+    """One step of stepwise EM: mean statistics move towards those of a batch (Cappé and Moulines).
+
+    Parameters
+    ----------
+    mixture : Mixture
+    rows : Rows
+    n_before : int
+        Batches so far, on which the size of the step depends.
+    settings : EMSettings
+        Of which floor and shrinkage count.
+
+    Returns
+    -------
+    mixture : Mixture
+    log_likelihood : float
+        Per unit of row weight of the batch, before the step.
+    """
+    step = (n_before + _DELAY) ** -_FORGETTING
+    before = statistics_of(mixture, 1.0, settings.floor)
+    value = mean_log_likelihood(rows, mixture)
+    return absorb(before, mixture, rows.scaled_to(step), 1 - step, settings)[1], value

@@ -68,6 +68,7 @@ class Share:
     device: torch.device
     seed: int
     reading: Reading | None = None
+    _parts: list[Source] = field(default_factory=list)
     _dealt: Iterator[tuple[Tensor, Tensor | None]] = field(default_factory=lambda: iter(()))
 
     @classmethod
@@ -116,8 +117,14 @@ class Share:
         found = self.found
         return found.sample.scaled_to(found.total_weight) if self.samples else found.sample
 
-    def local(self, mixture: Mixture, n_batches: int = 0) -> Stats:
-        """The statistics of this process's rows, or of those that it adds to the next batch."""
+    def local(self, mixture: Mixture, n_batches: int = 0, part: int = -1) -> Stats:
+        """What this process adds to the statistics of all; see :class:`Collect`."""
+        if part >= 0:
+            if len(self._parts) != n_batches:
+                self._parts = self.part.parts(n_batches)
+            if part == 0 and self.reading is not None:
+                self.reading.begin_pass()
+            return e_steps(self._told(iter(self._parts[part])), mixture)
         if not n_batches:
             if self.reading is not None:
                 self.reading.begin_pass()

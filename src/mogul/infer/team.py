@@ -23,8 +23,10 @@ Answer = TypeVar("Answer")
 class Collect(Protocol):
     """From a mixture to the statistics of rows under it."""
 
-    def __call__(self, mixture: Mixture, n_batches: int = 0) -> Stats:
-        """Of all rows, or of the next of so many batches that rows are dealt to at random."""
+    def __call__(self, mixture: Mixture, n_batches: int = 0, part: int = -1) -> Stats:
+        """Of all rows; of the next of so many batches that rows are dealt to at random; or of one
+        of so many parts that are the same in every pass.
+        """
         ...
 
 
@@ -90,9 +92,9 @@ class Team:
         return self._led(work, local) if self.leads else self._served(local)
 
     def _led(self, work: Callable[[Collect], Answer], local: Collect) -> Answer:
-        def everywhere(mixture: Mixture, n_batches: int = 0) -> Stats:
-            self.share(("collect", (mixture, n_batches)))
-            return self._summed(mixture, n_batches, local)
+        def everywhere(mixture: Mixture, n_batches: int = 0, part: int = -1) -> Stats:
+            self.share(("collect", (mixture, n_batches, part)))
+            return self._summed(mixture, n_batches, part, local)
 
         try:
             answer = work(everywhere)
@@ -108,17 +110,17 @@ class Team:
         while True:
             what, value = self.share(_WAITING)
             if what == "collect":
-                mixture, n_batches = value
-                self._summed(mixture, n_batches, local)
+                mixture, n_batches, part = value
+                self._summed(mixture, n_batches, part, local)
             elif what == "failed":
                 raise TeamError(f"Process 0 of {self.size} stopped: {value}")
             else:
                 return value
 
-    def _summed(self, mixture: Mixture, n_batches: int, local: Collect) -> Stats:
+    def _summed(self, mixture: Mixture, n_batches: int, part: int, local: Collect) -> Stats:
         """The statistics of all processes' rows."""
         nothing = e_steps([], mixture)
-        found = self.total(lambda: local(mixture, n_batches).pack(), nothing.pack())
+        found = self.total(lambda: local(mixture, n_batches, part).pack(), nothing.pack())
         return nothing.unpack(found)
 
     def total(self, work: Callable[[], Tensor], like: Tensor) -> Tensor:
