@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import kmeans_plusplus
 
 from laws.cases import CASES, tensor
+from mogul import GaussianMixture
 from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.datasets import old_faithful
@@ -269,3 +270,57 @@ def test_what_the_user_gives_is_taken_and_the_rest_is_found():
         np.testing.assert_allclose(starts.covariance.precisions(), want, rtol=1e-9, atol=1e-12)
     complete = first(weights=weights, means=means, precisions=precisions)
     assert len(complete) == 1  # every start would be the same
+
+
+# --- very many clusters ---------------------------------------------------------------------------
+
+
+def test_parallel_seeds_find_clusters_far_apart():
+    """k-means‖ puts a centre into each of many clusters; rows drawn at random miss a third."""
+    from mogul.infer.parallel_seeds import parallel_seeds
+
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(-100, 100, size=(300, 4))
+    label = rng.integers(0, 300, 9000)
+    x = centres[label] + 0.01 * rng.normal(size=(9000, 4))
+    for seed in range(3):
+        found = parallel_seeds(x, np.ones(9000), 300, RandomState(seed))
+        nearest = np.linalg.norm(found[:, None] - centres, axis=2)
+        assert found.shape == (300, 4)
+        assert nearest.min(1).max() < 0.1
+        assert len(set(nearest.argmin(1))) > 290
+    weight = np.where(label < 50, 1.0, 0.0)
+    found = parallel_seeds(x, weight, 40, RandomState(0))
+    assert np.linalg.norm(found[:, None] - centres[:50], axis=2).min(1).max() < 0.1
+    few = parallel_seeds(np.repeat(x[:5], 20, axis=0), np.ones(100), 30, RandomState(0))
+    assert few.shape == (30, 4)
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])
+def test_statistics_of_a_partition_are_those_of_its_responsibilities(name, monkeypatch):
+    import mogul.infer.starts as module
+
+    rng = np.random.default_rng(0)
+    rows = Rows(
+        torch.from_numpy(rng.normal(size=(200, 3))), torch.from_numpy(rng.uniform(size=200))
+    )
+    label = torch.from_numpy(rng.integers(0, 7, 200))
+    asked = rows, label, 7, structure(name), EMSettings()
+    expected, ok = module._from_labels(*asked)
+    monkeypatch.setattr(module, "MANY_CLUSTERS", 5)
+    found, also = module._from_labels(*asked)
+    assert torch.equal(ok, also)
+    torch.testing.assert_close(found.means, expected.means)
+    torch.testing.assert_close(found.covariance.factor, expected.covariance.factor)
+
+
+def test_more_than_a_thousand_components():
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(-100, 100, size=(1001, 2))
+    x = np.repeat(centres, 6, axis=0) + 0.1 * rng.normal(size=(6006, 2))
+    model = GaussianMixture(1001, covariance_type="spherical", random_state=0, max_iter=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(x)
+    near = np.linalg.norm(model.means_[:, None] - centres[:200], axis=2).min(0)
+    assert np.median(near) < 0.2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
 from mogul.infer.em import EMSettings, compiles, fit_em, likeliest, m_step, mend, stack
+from mogul.infer.parallel_seeds import parallel_seeds
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -38,6 +40,9 @@ CANDIDATES = 4
 """k-means runs for each start, half of them on standardised columns; the best after a short EM
 is taken (Biernacki, Celeux and Govaert 2003 recommend short runs of EM for this)."""
 SHORT_ITERATIONS = 10
+MANY_CLUSTERS = 1000
+"""Of more, k-means‖ finds the seeds, and two partitions are tried."""
+_MANY_ITERATIONS = 15
 _CHUNK_ROWS = 8192
 
 Start = Callable[[Rows, int, type[Covariance], EMSettings, RandomState], tuple[Mixture, Tensor]]
@@ -88,7 +93,8 @@ def _from_kmeans(
             best = begun[likeliest([one.value for one in begun])]
             chosen = best.start if own else best.end
             return chosen.unpacked(), torch.ones(n_components, dtype=torch.bool)
-    starts, ok = kmeans_starts(distinct, n_components, kind, settings, CANDIDATES, random_state)
+    tries = CANDIDATES if n_components <= MANY_CLUSTERS else 2
+    starts, ok = kmeans_starts(distinct, n_components, kind, settings, tries, random_state)
     ends, best = _short_em(distinct, starts, ok, settings)
     if ends is None:
         return starts[0], ok[0]
@@ -124,8 +130,8 @@ def kmeans_starts(
 def _is_compiled(
     sample: Rows, n_components: int, kind: type[Covariance], settings: EMSettings
 ) -> bool:
-    many = sample.n_rows > n_components
-    return many and compiles(sample.values.device, kind, settings)
+    usual = n_components <= MANY_CLUSTERS and sample.n_rows > n_components
+    return usual and compiles(sample.values.device, kind, settings)
 
 
 def _from_kmeans_plusplus(
@@ -246,9 +252,14 @@ def _kmeans_labels(
     if not np.isfinite(scaled).all():  # squares overflow: no partition is better than another
         return torch.arange(rows.n_rows) % n_components
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
+    how: dict[str, Any] = {}
+    if n_components > MANY_CLUSTERS:
+        each = np.ones(len(scaled)) if weight is None else weight
+        seeds = parallel_seeds(scaled, each, n_components, RandomState(seed))
+        how = {"init": seeds, "max_iter": _MANY_ITERATIONS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an empty cluster is repaired below
-        kmeans = KMeans(n_components, n_init=1, random_state=seed)
+        kmeans = KMeans(n_components, n_init=1, random_state=seed, **how)
         found = kmeans.fit(scaled, sample_weight=weight)
     return torch.as_tensor(found.labels_, dtype=torch.long)
 
@@ -267,7 +278,30 @@ def _from_labels(
     sums = values.new_zeros(n_components, rows.n_features)
     sums.index_add_(0, index, weight.unsqueeze(-1) * values)
     origin = sums / torch.where(total > 0, total, 1.0).unsqueeze(-1)
+    if n_components > MANY_CLUSTERS:
+        stats = _of_clusters(values, weight, index, total, origin, kind)
+        return m_step(stats, kind, settings.floor, settings.shrinkage, settings.uncorrelated)
     return _maximise(rows, draw, origin, kind, settings)
+
+
+def _of_clusters(
+    values: Tensor,
+    weight: Tensor,
+    label: Tensor,
+    total: Tensor,
+    origin: Tensor,
+    kind: type[Covariance],
+) -> Stats:
+    """Statistics of rows each of which is in one cluster, whose mean is its origin."""
+    order = label.argsort(stable=True)
+    counts = label.bincount(minlength=len(origin)).tolist()
+    parts = []
+    for k, rows in enumerate(order.split(counts)):
+        gap = (values[rows] - origin[k]).unsqueeze(0)
+        parts.append(kind.moment(weight[rows].unsqueeze(0), gap, gap))
+    second = torch.cat(parts) if kind.block_ndim else torch.stack(parts).sum(0)
+    zero = torch.zeros_like(total.sum())
+    return Stats(total, torch.zeros_like(origin), second, origin, total.sum(), zero)
 
 
 def _from_points(
