@@ -25,7 +25,7 @@ from mogul.mapreduce import (
     stats_from_arrow,
     stats_to_arrow,
 )
-from sources.cases import clusters
+from sources.cases import clusters, write_parts
 
 PARTS = ("count", "first", "second", "row_weight", "log_likelihood")
 
@@ -204,3 +204,30 @@ def test_tasks_side_by_side_fit_what_one_process_does(spark, monkeypatch):
         assert found.converged_
         assert found.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-6)
         assert list(found.feature_names_in_) == ["a", "b", "c"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_torch_distributor_of_spark_starts_a_group(spark, tmp_path):
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    x, _ = clusters(3000)
+    folder = str(write_parts(tmp_path / "x", x))
+
+    def train(folder):
+        import torch.distributed as dist
+
+        from mogul import GaussianMixture
+        from mogul.data import ParquetSource
+
+        dist.init_process_group("gloo")
+        model = GaussianMixture(3, random_state=0, tol=1e-7, max_iter=300)
+        bound = model.fit(ParquetSource(folder)).lower_bound_
+        n_read = model.passes_.n_rows // model.passes_.n_passes
+        dist.destroy_process_group()
+        return float(bound), n_read
+
+    bound, n_read = TorchDistributor(2, local_mode=False, use_gpu=False).run(train, folder)
+    expected = GaussianMixture(3, random_state=0, tol=1e-7, max_iter=300).fit(x)
+    assert bound == pytest.approx(expected.lower_bound_, abs=1e-9)
+    assert 0 < n_read < 3000
