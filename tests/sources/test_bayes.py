@@ -1,6 +1,7 @@
 """A posterior inferred from rows that are read in batches is that of the rows in memory."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -79,6 +80,22 @@ def test_the_posterior_keeps_what_it_needs(tmp_path):
         loaded.with_rows(ArraySource(x[:, :2]))
     with pytest.raises(InputError, match="has its own weights"):
         loaded.with_rows(source, sample_weight=weight)
+
+
+def test_a_model_of_files_can_be_copied(tmp_path):
+    """What was kept of the rows in a pass goes neither into copies nor with the model."""
+    x, _ = clusters(3000)
+    for cache in ("ram", "disk", "none"):
+        source = ParquetSource(write_parts(tmp_path / cache, x), cache=cache)
+        found = model().fit(source)
+        assert found.posterior_.rows is not source
+        again = pickle.loads(pickle.dumps(found))
+        torch.testing.assert_close(
+            again.posterior_.std("means", "linear_response"),
+            found.posterior_.std("means", "linear_response"),
+        )
+        assert len(pickle.dumps(source)) < 50_000
+        assert pickle.loads(pickle.dumps(source)).n_rows == 3000
 
 
 def test_a_sample_first_ends_where_all_rows_alone_do():

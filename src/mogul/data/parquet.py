@@ -146,7 +146,16 @@ class ParquetSource(Source):
         return part
 
     def parts(self, n: int) -> list[Source]:
-        return [self.shard(i, n) for i in range(n)]
+        every = (copy(self) if n == 1 else self.shard(i, n) for i in range(n))
+        return [part._kept(self._cache.how) for part in every]
+
+    def uncached(self) -> Source:
+        return copy(self)._kept("none")
+
+    def _kept(self, how: str) -> Self:
+        """The source itself, with a new cache."""
+        self.cache, self._cache = how, BlockCache(how, 0)
+        return self
 
     def blocks(self) -> Iterator[Block]:
         yield from self._cache.through(lambda: self._read(self.groups))

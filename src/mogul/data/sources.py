@@ -114,6 +114,10 @@ class Source(ABC):
         del rank, size
         return self
 
+    def uncached(self) -> Source:
+        """The same rows, without what was kept of them in a pass: to hold on to."""
+        return self
+
     def parts(self, n: int) -> list[Source]:
         """The rows in n sources, each of which can be read without the others."""
         del n
@@ -334,6 +338,10 @@ class BlockCache:
         self.how = _chosen(n_bytes) if how == "auto" else how
         self._kept: list[Block] | None = None
         self._file: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only how to keep blocks, not the blocks."""
+        return {"how": self.how, "_kept": None, "_file": None}
 
     def through(self, read: Callable[[], Iterator[Block]]) -> Iterator[Block]:
         """The blocks: from the cache once they were read to their end, else by ``read``."""

@@ -372,7 +372,6 @@ degrees_of_freedom_prior_ : float or ndarray
                 what="inference",
                 reading=passes,
             )
-            self.n_features_in_ = source.n_features
 
             def starts_of(sample: Rows) -> tuple[Mixture, list[str]]:
                 return self._start_mixtures(sample, method, rng)
@@ -384,13 +383,14 @@ degrees_of_freedom_prior_ : float or ndarray
             outcome, prior, notes = infer_source(
                 share, method, self._prior, starts_of, self._last_belief, problem_of
             )
+        self.n_features_in_ = source.n_features
         self.__dict__.pop("feature_names_in_", None)
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
         assert outcome.belief is not None  # methods that take sources are variational
         alone = share.team.size == 1 or source.shared
         of_sample = VariationalPosterior(outcome.belief, prior, share.found.sample)
-        rows = source if alone else None
+        rows = source.uncached() if alone else None
         posterior = self._posterior_of(outcome, prior, rows, of_sample.doubt, share.sample)
         self._adopt(outcome, posterior, prior)
         self._rows_seen = share.found.total_weight
