@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mogul.estimators._progress import Passes
 
 __all__ = [
+    "BatchMemoryOption",
     "CheckpointOption",
     "MemoryOption",
     "ResumeOption",
@@ -53,6 +54,14 @@ MemoryOption = Annotated[
         metavar="SIZE",
         help="Memory to stay within, such as 1GB: Parquet files are read in batches, and kept in a "
         "temporary file where they do not fit.",
+    ),
+]
+BatchMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory to stay within, such as 1GB: Parquet files are read and written in batches as "
+        "long as that allows.",
     ),
 ]
 CheckpointOption = Annotated[

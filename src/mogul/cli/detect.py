@@ -20,6 +20,7 @@ from mogul.cli._arguments import (
     note_left_out,
 )
 from mogul.cli._files import (
+    BatchMemoryOption,
     MemoryOption,
     files_for,
     group,
@@ -265,7 +266,7 @@ def score(
         float | None,
         typer.Option(metavar="SHARE", help="Flag so that this share of the flags is false."),
     ] = None,
-    memory: MemoryOption = None,
+    memory: BatchMemoryOption = None,
 ) -> None:
     """Write each row's score, p-value and flag, and why it is flagged.
 

@@ -19,6 +19,7 @@ from mogul.cli._arguments import (
     note_left_out,
 )
 from mogul.cli._files import (
+    BatchMemoryOption,
     MemoryOption,
     files_for,
     group,
@@ -192,7 +193,7 @@ def predict(
             "--summary", help="The targets are in DATA too: print how well they were predicted."
         ),
     ] = False,
-    memory: MemoryOption = None,
+    memory: BatchMemoryOption = None,
 ) -> None:
     """Write the mean, standard deviation and quantiles of the target for each row of a table.
 

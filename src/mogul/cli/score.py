@@ -17,7 +17,7 @@ from mogul.cli._arguments import (
     table_rows,
 )
 from mogul.cli._files import (
-    MemoryOption,
+    BatchMemoryOption,
     files_for,
     is_many,
     told_batches,
@@ -45,7 +45,7 @@ def score(
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the mean log-density and nothing else.")
     ] = False,
-    memory: MemoryOption = None,
+    memory: BatchMemoryOption = None,
 ) -> None:
     """Write each row's log-density, its component, and the probability of each component.
 
