@@ -176,6 +176,7 @@ def slow_folder(tmp_path):
     return write_parts(tmp_path / "parts", overlapping(60000), groups=(3000,))
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_process_and_resume(slow_folder, tmp_path):
     run = [sys.executable, *command(slow_folder, tmp_path / "a", tmp_path / "whole.safetensors")]
     whole = subprocess.run(run, check=True, capture_output=True, text=True)

@@ -87,6 +87,20 @@ def test_an_array_on_the_disk(tmp_path):
     assert found.means_.dtype == np.float32
 
 
+def test_data_frames_tensors_and_lists():
+    import pandas as pd
+
+    x, weight = clusters(900)
+    frame = ArraySource(pd.DataFrame(x, columns=["a", "b", "c"]), pd.Series(weight))
+    assert frame.names == ("a", "b", "c")
+    expected = model("full").fit(x, sample_weight=weight)
+    assert_same(model("full").fit(frame), expected)
+    assert_same(model("full").fit(ArraySource(torch.from_numpy(x), weight)), expected)
+    assert ArraySource(x.tolist()).n_rows == 900
+    with pytest.raises(InputError, match="2 names are given for 3 columns"):
+        ArraySource(x, names=["a", "b"])
+
+
 def test_parameters_to_start_from_several_starts_and_a_warm_start():
     x, _ = clusters(3000)
     given = {"means_init": x[:3], "weights_init": [0.2, 0.3, 0.5]}

@@ -39,9 +39,9 @@ def test_a_module_trained_on_a_source():
     found = fit(start(x), source, "lbfgs")
     expected = fit(start(x), x, "lbfgs", sample_weight=weight)
     assert found.loss == pytest.approx(expected.loss, abs=1e-9)
-    small = fit(start(x), source, batch_size=500, max_epochs=150, seed=1)
+    small = fit(start(x), source, batch_size=500, max_epochs=60, seed=1)
     assert small.loss == pytest.approx(expected.loss, abs=2e-3)
-    again = fit(start(x), source, batch_size=500, max_epochs=150, seed=1)
+    again = fit(start(x), source, batch_size=500, max_epochs=60, seed=1)
     assert torch.equal(small.module.means, again.module.means)
     held = fit(start(x), source, "lbfgs", validation=x[:100])
     density = held.module().log_prob(torch.from_numpy(x[:100])).detach()
@@ -72,6 +72,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_processes_train_the_same_module(tmp_path):
     x, _ = clusters()
     folder = write_parts(tmp_path / "parts", x)

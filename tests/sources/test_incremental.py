@@ -33,20 +33,17 @@ def component_densities(x, mixture):
 def test_every_step_raises_the_free_energy(name):
     """F from densities, row by row, with the responsibilities that each part was read with."""
     x = torch.from_numpy(clusters(600)[0])
-    parts, seen, energies = x.split(19), {}, []
+    parts, shares, energies = x.split(19), {}, []
 
     def collect(mixture, n_batches=0, part=-1):
         if part < 0:
             return e_step(x, mixture)
         assert n_batches == len(parts)
-        seen[part] = mixture
-        if len(seen) == len(parts):
-            total = 0.0
-            for rows, before in zip(parts, [seen[p] for p in range(len(parts))], strict=True):
-                share = component_densities(rows, before).softmax(1)
-                inside = component_densities(rows, mixture) - share.clamp_min(1e-300).log()
-                total += float((share * inside).sum())
-            energies.append(total)
+        shares[part] = component_densities(parts[part], mixture).softmax(1)
+        if len(shares) == len(parts):
+            share = torch.cat([shares[p] for p in range(len(parts))])
+            inside = component_densities(x, mixture) - share.clamp_min(1e-300).log()
+            energies.append(float((share * inside).sum()))
         return e_step(parts[part], mixture)
 
     rows = Rows(x)
@@ -84,13 +81,14 @@ def test_it_ends_where_em_does(name, tmp_path):
     assert told[-1].iteration == found.n_iter_
 
 
+@pytest.mark.slow
 def test_fewer_passes_than_em_where_clusters_overlap():
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(8, 4)) * 1.2
-    x = centres[rng.integers(0, 8, 40_000)] + rng.normal(size=(40_000, 4))
+    x = centres[rng.integers(0, 8, 20_000)] + rng.normal(size=(20_000, 4))
     found = {
         algorithm: GaussianMixture(
-            8, algorithm=algorithm, acceleration="none", tol=1e-6, max_iter=2000,
+            8, algorithm=algorithm, acceleration="none", tol=1e-5, max_iter=500,
             init_params="random_from_data", random_state=0,
         ).fit(ArraySource(x))
         for algorithm in ("em", "incremental")

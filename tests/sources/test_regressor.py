@@ -144,9 +144,8 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize(
-    "groups", [(20_000, 1, 3000), pytest.param((70_000,), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [(20_000, 1, 3000), (70_000,)])
 def test_processes_train_the_same_networks(tmp_path, groups):
     """The second time one process has no rows at all."""
     x, y = waves()

@@ -1,12 +1,15 @@
 """Several processes that divide the rows find what one finds; where one fails, all stop."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from mogul import GaussianMixture
-from mogul.data import ParquetSource
+from mogul import GaussianMixture, load
+from mogul.data import ArraySource, ParquetSource
 from sources.cases import clusters, run_together, write_parts
 
 FIT = """
@@ -157,6 +160,7 @@ print(repr(float(model.lower_bound_)), model.score(ArraySource(x)))
 """
 
 
+@pytest.mark.slow
 def test_arrays_are_each_process_s_own_rows(tmp_path):
     x, _ = clusters(2000)
     np.save(tmp_path / "x.npy", x)
@@ -165,3 +169,39 @@ def test_arrays_are_each_process_s_own_rows(tmp_path):
     assert float(said[0][0]) == pytest.approx(one(x).lower_bound_, abs=1e-7)
     mean = (float(said[0][1]) + float(said[1][1])) / 2
     assert mean == pytest.approx(float(said[0][0]), abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "-k", "3", "--bayes"],
+        ["detect", "fit", "-k", "3", "-c", "diag"],
+        ["regress", "fit", "-t", "x2", "-k", "1", "--members", "2", "--noise", "0"],
+    ],
+    ids=["fit --bayes", "detect", "regress"],
+)
+def test_every_command_that_fits_files_runs_under_torchrun(tmp_path, command):
+    """One process prints and saves; few rows are fitted as one process alone fits them."""
+    x, _ = clusters(3000)
+    folder = write_parts(tmp_path / "x", x)
+    at = command.index("fit") + 1
+    saved = []
+    for n in (1, 2):
+        out = tmp_path / f"{n}.safetensors"
+        start = ["torch.distributed.run", "--standalone", f"--nproc-per-node={n}", "-m"]
+        run = [*(start if n > 1 else []), "mogul", *command[:at], folder, *command[at:]]
+        ran = subprocess.run(
+            [sys.executable, "-m", *map(str, run), "--out", str(out)],
+            capture_output=True, text=True, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.count("3000 rows in") == 1
+        assert ran.stdout.count("Saved") == 1
+        saved.append(load(out))
+    if command[0] == "regress":
+        answers = [model.predict(ArraySource(x[:, :2], names=["x0", "x1"])) for model in saved]
+    else:
+        answers = [model.score_samples(ParquetSource(folder)) for model in saved]
+    np.testing.assert_allclose(answers[0], answers[1], rtol=1e-7)

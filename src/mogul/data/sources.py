@@ -138,14 +138,15 @@ class Source(ABC):
 
 
 class ArraySource(Source):
-    """An array, also one in a memory-mapped file, in batches.
+    """An array, also one in a memory-mapped file, or a data frame, in batches.
 
     Parameters
     ----------
-    values : ndarray, shape (N, D)
+    values : array-like or data frame, shape (N, D)
         ``np.load("rows.npy", mmap_mode="r")`` is read from the disk batch by batch.
-    sample_weight : ndarray, shape (N,), optional
+    sample_weight : array-like, shape (N,), optional
     names : sequence of D strings, optional
+        Those of a data frame by default.
     batch_rows : int, optional
         By default as many as fill 8 MB.
 
@@ -162,11 +163,16 @@ class ArraySource(Source):
 
     def __init__(
         self,
-        values: np.ndarray,
-        sample_weight: np.ndarray | None = None,
+        values: Any,
+        sample_weight: Any = None,
         names: Sequence[str] | None = None,
         batch_rows: int | None = None,
     ):
+        if names is None and (columns := getattr(values, "columns", None)) is not None:
+            names = [str(name) for name in columns]
+        values = values.detach().cpu() if isinstance(values, Tensor) else values
+        values = np.asanyarray(values)  # a memory map stays one
+        sample_weight = None if sample_weight is None else np.asarray(sample_weight)
         if values.ndim != 2 or not values.shape[1]:
             raise InputError(f"The array has shape {values.shape}, expected rows and columns.")
         if values.dtype.kind not in "fiub":
@@ -177,6 +183,8 @@ class ArraySource(Source):
             )
         self.values, self.sample_weight = values, sample_weight
         self.names = None if names is None else tuple(names)
+        if self.names is not None and len(self.names) != values.shape[1]:
+            raise InputError(f"{len(self.names)} names are given for {values.shape[1]} columns.")
         self.n_features = values.shape[1]
         self.batch_rows = batch_rows or batch_size(self.n_features)
 
