@@ -1,6 +1,6 @@
 """A mixture fitted to a Spark DataFrame, whose rows stay where they are.
 
-Run it with ``pip install pyspark`` and a Java runtime:
+Run it with ``pip install 'mogul[spark]'``, which is Spark 4, and Java 17 or newer:
 
     python examples/spark_em.py
 
@@ -107,8 +107,8 @@ def main() -> None:
     frame = spark.createDataFrame(pa.table({"a": x[:, 0], "b": x[:, 1]})).repartition(2).cache()
     model = fit_together(frame, GaussianMixture(3, random_state=0))
     print(f"one job: {model.n_iter_} iterations, {model.lower_bound_:.6f} nats a row")
-    sample = frame.sample(0.1, seed=0).toPandas()  # a start is found on a few rows
-    start = GaussianMixture(3, random_state=0).fit(sample).mixture_
+    sample = rows_of([frame.sample(0.1, seed=0).toArrow()], frame.columns)
+    start = GaussianMixture(3, random_state=0).fit(sample).mixture_  # found on a few rows
     mixture = em(frame, start)
     print(mixture.weights.numpy().round(3), mixture.means.numpy().round(2), sep="\n")
     spark.stop()

@@ -123,6 +123,22 @@ def test_a_sample_first_ends_where_all_rows_alone_do():
         )
 
 
+def test_weights_that_differ_much_and_a_sample():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80_000, 2)) + 3.0 * rng.integers(0, 2, (80_000, 1))
+    weight = np.where(x[:, 0] > 1.5, 3.0, 0.1)
+    found = model(n_components=2, tol=1e-5).fit(ArraySource(x, weight))
+    expected = model(n_components=2, tol=1e-5).fit(x, sample_weight=weight)
+    np.testing.assert_allclose(found.means_, expected.means_, atol=1e-3)
+    for what in ("weights", "means"):
+        torch.testing.assert_close(
+            found.posterior_.std(what, "linear_response"),
+            expected.posterior_.std(what, "linear_response"),
+            rtol=0.03,
+            atol=0,
+        )
+
+
 def test_going_on_and_pruning():
     x, _ = clusters(3000)
     short = model(max_iter=3, warm_start=True)
@@ -131,6 +147,10 @@ def test_going_on_and_pruning():
     bound = short.elbo_
     assert short.set_params(max_iter=300).fit(ArraySource(x)).elbo_ > bound
     assert short.converged_
+    with pytest.raises(InputError, match="does not have its rows in memory"):
+        short.prune()
+    short.posterior_ = short.posterior_.with_rows(x)
+    assert short.prune().n_components == 3
 
 
 # --- minibatches ----------------------------------------------------------------------------------

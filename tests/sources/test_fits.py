@@ -146,11 +146,40 @@ def test_rows_are_drawn_as_often_as_their_weights_say():
     drawn = np.zeros(4)
     for seed in range(3000):
         found = survey(ArraySource(x, weight, batch_rows=3), 1, seed, Team())
-        assert found.sample.weight is None
         drawn[int(found.sample.values)] += 1
     expected = 3000 * weight / weight.sum()
     assert drawn[3] == 0
     assert ((drawn - expected)[:3] ** 2 / expected[:3]).sum() < 13.8  # χ² of two, p = 0.001
+
+
+def test_sums_over_the_sample_estimate_those_over_all_rows():
+    """Whatever the weights: rows that are all but certain to be drawn do not count for less."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 1))
+    weight = np.where(x[:, 0] > 0, 10.0, 0.1)
+    weight[7] = 5000.0
+    truth = np.array([weight.sum(), weight @ x[:, 0], weight[x[:, 0] < 0].sum()])
+    found = []
+    for seed in range(300):
+        sample = survey(ArraySource(x, weight), 600, seed, Team()).sample
+        v, w = sample.values[:, 0].numpy(), sample.weight.numpy()
+        found.append([w.sum(), w @ v, w[v < 0].sum()])
+    error = np.std(found, axis=0) / np.sqrt(300)
+    assert (np.abs(np.mean(found, axis=0) - truth) < 4 * error + 1e-9).all()
+    assert np.std(found, axis=0)[0] < 0.1 * truth[0]
+
+
+def test_rows_of_no_weight_change_nothing():
+    x, weight = clusters(2000)
+    weight[:500] = 0.0
+    x[3] = 1e300
+    source = ArraySource(x, weight, batch_rows=250)
+    found, expected = model("full").fit(source), model("full").fit(x, sample_weight=weight)
+    assert_same(found, expected)
+    assert found.score(source) == pytest.approx(expected.score(x, sample_weight=weight), abs=1e-9)
+    expected_bic = expected.bic(x, sample_weight=weight)
+    assert found.bic(source) == pytest.approx(expected_bic, rel=1e-9)
+    assert found.predict(source).shape == (2000,)
 
 
 def test_the_sample_depends_on_the_seed_and_not_on_who_reads(tmp_path):

@@ -100,6 +100,12 @@ def test_what_cannot_be_trained_on_a_source():
     ]:
         with pytest.raises(InputError, match=said):
             fit(module, source, **options)
+    with pytest.raises(InputError, match="looks at a batch more than once"):
+        fit(module, source, lambda p: torch.optim.LBFGS(p, max_iter=3), batch_size=100)
+    named = GaussianMixture(2, random_state=0).fit(ArraySource(x, names=["a", "b", "c"]))
+    labelled = TrainableMixture.from_mixture(named.mixture_)
+    with pytest.raises(InputError, match="read them in that order"):
+        fit(labelled, ArraySource(x, names=["b", "a", "c"]))
     with pytest.raises(InputError, match="The source has 2 columns; expected 3"):
         fit(module, ArraySource(x[:, :2]))
     with pytest.raises(InputError, match="checkpoint keeps the state of EM"):

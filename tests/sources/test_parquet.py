@@ -89,8 +89,11 @@ def test_columns_weights_and_types(tmp_path):
     source = ParquetSource(file, weight_column="w")
     assert source.names == ("i", "f")
     (values, weight), = source  # fmt: skip
-    np.testing.assert_array_equal(values, [[1, 0.5], [2, 1.5], [3, 2.5]])
-    np.testing.assert_array_equal(weight, [1, 0, 2])
+    np.testing.assert_array_equal(values, [[1, 0.5], [3, 2.5]])  # without the row of no weight
+    np.testing.assert_array_equal(weight, [1, 2])
+    (block,) = source.blocks()
+    np.testing.assert_array_equal(block.values, [[1, 0.5], [2, 1.5], [3, 2.5]])
+    np.testing.assert_array_equal(block.weight, [1, 0, 2])
     assert read(ParquetSource(file, ["f"])).dtype == np.float32
     assert read(ParquetSource(file, ["f", "i"])).tolist() == [[0.5, 1], [1.5, 2], [2.5, 3]]
 

@@ -78,7 +78,7 @@ def test_a_row_is_in_the_same_fold_wherever_it_is_read():
     share = Share.surveyed(source, 1, np.random.RandomState(0), torch.device("cpu"))
     network = MixtureDensityNetwork(2, 1, 1, "diag")
     network.initialize(torch.from_numpy(x), torch.from_numpy(y)[:, None])
-    data = regression_stream(share, [0, 1], [2], 5, network)
+    data = regression_stream(share, [0, 1], [2], 5, 3, network)
     folds = {}
     for _ in range(2):
         batches = list(data.batches(20))
@@ -88,7 +88,8 @@ def test_a_row_is_in_the_same_fold_wherever_it_is_read():
                 assert folds.setdefault(tuple(row), fold) == fold
     assert len(folds) == 70_000
     held = data.held_out
-    assert held.n_folds == 5
+    assert held.n_folds == 3
+    assert len(held.x) < len(folds)
     assert [folds[tuple(row)] for row in held.x.tolist()] == held.fold.tolist()
 
 
@@ -174,8 +175,8 @@ def test_a_gradient_of_several_processes_is_that_of_all_rows():
     network.initialize(x, y, seed=0)
 
     class Alone:
-        def share(self, value):
-            return value
+        def decide(self, work):
+            return work()
 
         def total(self, work, like):
             return work()
@@ -197,6 +198,58 @@ def test_a_gradient_of_several_processes_is_that_of_all_rows():
     assert float(whole[0]) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_what_stops_and_what_fails_leave_no_half_fitted_model():
+    from mogul.data import Source
+
+    x, y = waves()
+
+    class Breaks(ArraySource):
+        n_passes = 0
+
+        def blocks(self):
+            self.n_passes += 1
+            if self.n_passes > 1:
+                raise OSError("the disk is gone")
+            yield from super().blocks()
+
+    found = model()
+    with pytest.raises(OSError, match="the disk is gone"):
+        found.fit(Breaks(np.c_[x, y]), 2)
+    assert not hasattr(found, "networks_")
+    assert issubclass(Breaks, Source)
+    told = []
+
+    def stop(record):
+        told.append(record.epoch)
+        return True
+
+    with pytest.warns(UserWarning, match="stopped early"):
+        model(noise="auto", callbacks=[stop]).fit(ArraySource(np.c_[x, y]), 2)
+    assert told == [1]
+    with pytest.raises(InputError, match="No row would be held out"):
+        model(validation_fraction=1e-7, n_ensemble=15).fit(ArraySource(np.c_[x, y]), 2)
+
+
+def test_scores_of_a_source_are_those_of_its_rows(tmp_path):
+    x, y = waves(900)
+    weight = np.arange(900) % 3.0
+    folder = write_parts(tmp_path / "x", np.c_[x[:, :1], y, x[:, 1:]], weight)
+    source = ParquetSource(folder, weight_column="weight")
+    found = model(max_epochs=1).fit(source, "x1")
+    inputs = np.c_[x[:, 0], x[:, 1]]
+    plain = ArraySource(inputs, names=["x0", "x2"])
+    np.testing.assert_allclose(found.predict(source), found.predict(plain), atol=1e-6)
+    import pandas as pd
+
+    frame = pd.DataFrame(inputs, columns=["x0", "x2"])
+    np.testing.assert_allclose(found.log_prob(source, "x1"), found.log_prob(frame, y), atol=1e-5)
+    for what in ("score", "crps"):
+        expected = getattr(found, what)(frame, y, sample_weight=weight)
+        assert getattr(found, what)(source, "x1") == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(InputError, match="carry their own weights"):
+        found.score(source, "x1", sample_weight=weight)
+
+
 def test_what_is_refused():
     x, y = waves(300)
     source = ArraySource(np.c_[x, y], names=["a", "b", "y"])
@@ -211,4 +264,6 @@ def test_what_is_refused():
         model().fit(source, "y", sample_weight=np.ones(300))
     fitted = model(max_epochs=1).fit(source, "y")
     with pytest.raises(InputError, match="The source has columns"):
-        fitted.predict(source)
+        fitted.predict(ArraySource(x, names=["a", "c"]))
+    with pytest.raises(InputError, match="callbacks must be callables"):
+        model(callbacks=["x"]).fit(source, "y")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ColumnsOption",
     "DataArgument",
+    "FilesArgument",
     "ModelArgument",
     "OutOption",
     "SeedOption",
@@ -38,6 +39,13 @@ _LARGEST_SEED = 2**32 - 1
 
 DataArgument = Annotated[
     Path, typer.Argument(metavar="DATA", help="A table: CSV, Parquet or Arrow.")
+]
+FilesArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A table (CSV, Parquet or Arrow), a folder or a quoted pattern of Parquet files.",
+    ),
 ]
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model that mogul fit saved, or its folder.")

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -36,6 +37,7 @@ __all__ = [
     "heading",
     "is_many",
     "n_processes",
+    "refuse_several",
     "source_of",
     "told_batches",
     "write_in_batches",
@@ -60,13 +62,17 @@ BatchMemoryOption = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Memory to stay within, such as 1GB: Parquet files are read and written in batches as "
-        "long as that allows.",
+        help="Memory to stay within, such as 1GB: Parquet files are read and written in batches "
+        "small enough for it.",
     ),
 ]
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Keeps the state of a fit to Parquet files while it runs."),
+    typer.Option(
+        metavar="FILE",
+        help="Keeps the state of EM on Parquet files, after each iteration. Without --resume a fit "
+        "begins anew and replaces it.",
+    ),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")
@@ -83,6 +89,15 @@ def is_many(data: Path) -> bool:
     from mogul.data.parquet import names_files
 
     return names_files(data)
+
+
+def refuse_several() -> None:
+    """Scoring is for one process: several would all write the same file."""
+    if n_processes() > 1:
+        raise InputError(
+            "Rows are scored by one process; start this without torchrun, or for files of their "
+            "own in each process."
+        )
 
 
 def n_bytes(size: str) -> int:
@@ -105,17 +120,36 @@ def _left(memory: str) -> int:
 
 
 def source_of(
-    data: Path, columns: list[str] | None, weight_column: str | None, memory: str | None
+    data: Path,
+    columns: list[str] | None,
+    weight_column: str | None,
+    memory: str | None,
+    n_components: int = 1,
 ) -> ParquetSource:
-    """The files as a source that keeps within ``memory``."""
+    """The files as a source that keeps within ``memory``, of which a fit takes a sample."""
     from mogul.data import ParquetSource
+    from mogul.data.parquet import ENDINGS
+    from mogul.infer.nested import GROWTH
+    from mogul.infer.starts import n_sample_rows
 
+    if not is_many(data) and data.is_file() and not str(data).endswith(ENDINGS):
+        raise InputError(
+            f"--memory, --checkpoint and torchrun are for Parquet files, and {data} is of another "
+            "format; convert it, or leave them out."
+        )
     asked: dict[str, Any] = {"columns": columns, "weight_column": weight_column}
     if memory is None:
         return ParquetSource(data, **asked)
     left = _left(memory)
     source = ParquetSource(data, **asked, cache="disk")
     per_row = 8 * (source.n_features + 1)
+    sample = min(source.n_rows, GROWTH * n_sample_rows(n_components, source.n_features))
+    left -= 2 * sample * per_row
+    if left < 0:
+        raise InputError(
+            f"--memory {memory} is too little for the sample of {sample} rows that {n_components} "
+            "components start from; give more, or ask for fewer components."
+        )
     small = source.n_rows * per_row // n_processes() < left
     return ParquetSource(data, **asked, cache="ram") if small else source
 
@@ -210,7 +244,8 @@ def group() -> Iterator[bool]:
             "with WORLD_SIZE unset."
         )
     try:
-        dist.init_process_group("gloo", **_meeting_place())
+        # The first process may work alone for long, on the choice of a form say.
+        dist.init_process_group("gloo", timeout=timedelta(days=1), **_meeting_place())
     except RuntimeError as error:
         from mogul.infer.team import in_short
 
@@ -261,7 +296,7 @@ def fit_files(
     if resume and checkpoint is None:
         raise InputError("--resume goes on from a checkpoint; say which with --checkpoint FILE.")
     with group() as leads:
-        source = source_of(data, names(columns), weight_column, memory)
+        source = source_of(data, names(columns), weight_column, memory, n_components)
         if bayes:
             posterior = mogul.BayesianGaussianMixture(
                 n_components, covariance_type=kind, **settings

@@ -12,7 +12,7 @@ import typer
 
 from mogul.cli._arguments import (
     ColumnsOption,
-    DataArgument,
+    FilesArgument,
     OutOption,
     SeedOption,
     WeightOption,
@@ -27,6 +27,7 @@ from mogul.cli._files import (
     heading,
     is_many,
     n_processes,
+    refuse_several,
     source_of,
     told_batches,
     write_in_batches,
@@ -70,7 +71,7 @@ def detect(context: typer.Context) -> None:
 
 @app.command()
 def fit(
-    data: DataArgument,
+    data: FilesArgument,
     columns: ColumnsOption = None,
     label: Annotated[
         str | None,
@@ -253,7 +254,7 @@ def _ordinary(
 @app.command()
 def score(
     model: ModelPath,
-    data: DataArgument,
+    data: FilesArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write; CSV is printed without it."),
@@ -290,6 +291,7 @@ def score(
     from mogul import AEGMM, VAEGMM, MixtureOutlierDetector, load
     from mogul.data import check_table_destination, read_table, write_csv, write_table
 
+    refuse_several()
     if out is not None:
         check_table_destination(out)
     if alpha is not None and fdr is not None:

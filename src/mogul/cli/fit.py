@@ -11,7 +11,7 @@ import typer
 
 from mogul.cli._arguments import (
     ColumnsOption,
-    DataArgument,
+    FilesArgument,
     OutOption,
     SeedOption,
     WeightOption,
@@ -114,7 +114,7 @@ AccelerationOption = Annotated[
 
 
 def fit(
-    data: DataArgument,
+    data: FilesArgument,
     components: ComponentsOption = "1-6",
     covariance: CovarianceOption = "full",
     criterion: CriterionOption = None,

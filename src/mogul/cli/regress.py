@@ -11,7 +11,7 @@ import typer
 
 from mogul.cli._arguments import (
     ColumnsOption,
-    DataArgument,
+    FilesArgument,
     OutOption,
     SeedOption,
     WeightOption,
@@ -26,6 +26,7 @@ from mogul.cli._files import (
     heading,
     is_many,
     n_processes,
+    refuse_several,
     source_of,
     write_in_batches,
 )
@@ -67,7 +68,7 @@ def regress(context: typer.Context) -> None:
 
 @app.command()
 def fit(
-    data: DataArgument,
+    data: FilesArgument,
     target: TargetOption,
     columns: ColumnsOption = None,
     weight_column: WeightOption = None,
@@ -176,7 +177,7 @@ def _fit_files(
 @app.command()
 def predict(
     model: ModelPath,
-    data: DataArgument,
+    data: FilesArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write; CSV is printed without it."),
@@ -212,6 +213,7 @@ def predict(
     from mogul import MixtureDensityRegressor, load
     from mogul.data import check_table_destination, read_table, write_csv, write_table
 
+    refuse_several()
     if out is not None:
         check_table_destination(out)
     asked = [_probability(text, "--quantiles") for text in names(quantiles) or []]

@@ -10,7 +10,7 @@ import typer
 
 from mogul.cli._arguments import (
     ColumnsOption,
-    DataArgument,
+    FilesArgument,
     ModelArgument,
     rows_for,
     single_mixture,
@@ -20,6 +20,7 @@ from mogul.cli._files import (
     BatchMemoryOption,
     files_for,
     is_many,
+    refuse_several,
     told_batches,
     write_in_batches,
 )
@@ -36,7 +37,7 @@ __all__ = ["score"]
 
 def score(
     model: ModelArgument,
-    data: DataArgument,
+    data: FilesArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write; CSV is printed without it."),
@@ -68,6 +69,7 @@ def score(
     from mogul import load
     from mogul.data import check_table_destination, write_csv, write_table
 
+    refuse_several()
     if out is not None:
         check_table_destination(out)
     found = load(model)

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pa_dataset
 
-__all__ = ["ParquetSource", "names_files", "parquet_files"]
+__all__ = ["ENDINGS", "ParquetSource", "names_files", "parquet_files"]
 
 _NULLS = ("error", "drop")
-_ENDINGS = (".parquet", ".pq")
+ENDINGS = (".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ParquetSource(Source):
     filters : pyarrow Expression, or list, optional
         Which rows to read, as in ``pyarrow.parquet.read_table``: ``[("year", ">", 2020)]``.
     null : {"error", "drop"}, default "error"
-        What to do with a row in which a value is missing or NaN.
+        What to do with a row in which a value is missing, NaN or infinite.
     cache : {"auto", "ram", "disk", "none"}, default "auto"
         Where the columns are kept after the first pass: in memory, in a temporary file, or not, so
         that each pass reads the files. "auto" is "ram" while they take less than half of what is
@@ -204,8 +204,8 @@ class ParquetSource(Source):
             column = batch.column(self.n_features).cast(pa.float64(), safe=False)
             weight = column.to_numpy(zero_copy_only=False).copy()
         if self.null == "drop":
-            kept = ~np.isnan(values).any(1)
-            kept &= True if weight is None else ~np.isnan(weight)
+            kept = np.isfinite(values).all(1)
+            kept &= True if weight is None else np.isfinite(weight)
             if not kept.all():
                 values, weight = values[kept], None if weight is None else weight[kept]
         whole = self.filter is None and self.null == "error"
@@ -239,7 +239,7 @@ def _in_folder(folder: str) -> list[str]:
         os.path.join(place, name)
         for place, _, names in os.walk(folder, onerror=refuse)
         for name in names
-        if name.endswith(_ENDINGS) and not name.startswith((".", "_"))
+        if name.endswith(ENDINGS) and not name.startswith((".", "_"))
     ]
     if not found:
         raise MissingFileError(f"The folder {folder} holds no file that ends in .parquet or .pq.")

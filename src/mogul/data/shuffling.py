@@ -63,11 +63,9 @@ def minibatches(
 def _counted(source: Source, rng: np.random.Generator) -> Iterator[Part]:
     """Blocks in random order, without rows of no weight."""
     for block in ahead(source.scattered(rng)):
-        values, weight = block.values, block.weight
-        if weight is not None and not weight.all():
-            values, weight = values[weight > 0], weight[weight > 0]
-        if len(values):
-            yield values, weight
+        counted = block.counted()
+        if len(counted.values):
+            yield counted.values, counted.weight
 
 
 def _mixed(parts: Iterator[Part], pool: int, rng: np.random.Generator) -> Iterator[Part]:

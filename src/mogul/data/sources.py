@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +37,7 @@ _BATCH_BYTES = 1 << 23
 """A batch of float32: of smaller ones, to begin takes as long as a tenth of the work."""
 _FOLD = 64
 """Rows that are laid end to end to look for the extremes of columns."""
+_CGROUP = Path("/sys/fs/cgroup")
 _SHARE_OF_MEMORY = 0.5
 """What "auto" keeps in memory, of what is free."""
 
@@ -71,6 +73,13 @@ class Block:
         """The lowest and the highest value of each column, (2, D); NaN where one is."""
         return _extremes(self.values)
 
+    def counted(self) -> Block:
+        """The rows of positive weight: the others change nothing, however extreme they are."""
+        if self.weight is None or self.weight.all():
+            return self
+        kept = self.weight > 0
+        return replace(self, values=self.values[kept], weight=self.weight[kept])
+
     def tensors(self) -> tuple[Tensor, Tensor | None]:
         """Rows and weights, sharing memory."""
         weight = None if self.weight is None else torch.from_numpy(self.weight)
@@ -80,8 +89,8 @@ class Block:
 class Source(ABC):
     """Rows and their weights, in batches.
 
-    Iterating gives (rows, weights) as tensors, the weights None where rows have none; the next
-    batch is read while one is worked on.
+    Iterating gives (rows, weights) as tensors, the weights None where rows have none and rows of
+    weight zero left out; the next batch is read while one is worked on.
 
     Attributes
     ----------
@@ -134,11 +143,16 @@ class Source(ABC):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for block in ahead(self.blocks()):
-            yield block.tensors()
+            counted = block.counted()
+            if len(counted.values):
+                yield counted.tensors()
 
 
 class ArraySource(Source):
     """An array, also one in a memory-mapped file, or a data frame, in batches.
+
+    In a group of processes these are rows that no other process has: give each its own part, such
+    as ``values[rank::size]``. Parquet files are divided by themselves.
 
     Parameters
     ----------
@@ -222,6 +236,8 @@ class ArraySource(Source):
 
 class LoaderSource(Source):
     """The batches of a ``torch.utils.data.DataLoader``, or of any iterable of tensors or arrays.
+
+    In a group of processes these are rows that no other process has.
 
     Parameters
     ----------
@@ -432,7 +448,15 @@ def _chosen(n_bytes: int) -> str:
 
 
 def _free_memory() -> int:
+    """What this process may take, of several on the machine that torchrun started."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows and macOS do not say
-        return 1 << 32
+        free = 1 << 32
+    try:  # a container's own limit
+        most, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        counts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        free = min(free, most - used + int(counts["inactive_file"]))  # what was read may go
+    except (OSError, ValueError, KeyError):
+        pass
+    return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -152,17 +152,29 @@ def check_weights_of(source: Source, sample_weight: Any) -> None:
         )
 
 
-def checked_batches(estimator: Any, source: Source) -> Iterator[Rows]:
-    """The rows of a source that has the columns an estimator was fitted to, batch by batch."""
+def checked_batches(estimator: Any, source: Source, *, counted: bool = False) -> Iterator[Rows]:
+    """The rows of a source, batch by batch: the columns that an estimator was fitted to.
+
+    With ``counted`` rows of weight zero are left out.
+    """
     known = getattr(estimator, "feature_names_in_", None)
-    same = known is None or source.names is None or list(known) == list(source.names)
-    if source.n_features != estimator.n_features_in_ or not same:
+    chosen: list[int] | None = None
+    if known is not None and source.names is not None and set(known) <= set(source.names):
+        chosen = [source.names.index(name) for name in known]
+        chosen = None if chosen == list(range(source.n_features)) else chosen
+    elif source.n_features != estimator.n_features_in_ or (
+        known is not None and source.names is not None
+    ):
         raise InputError(
-            f"The source has columns {source.names or source.n_features}; the model was fitted "
-            f"to {estimator.n_features_in_ if known is None else tuple(known)}."
+            f"The source has columns {source.names or source.n_features}; the model was fitted to "
+            f"{estimator.n_features_in_ if known is None else tuple(known)}. Give a source that "
+            "has those."
         )
     for block in ahead(source.checked_blocks()):
-        yield Rows(*block.tensors())
+        values, weight = (block.counted() if counted else block).tensors()
+        if not len(values):
+            continue
+        yield Rows(values if chosen is None else values[:, chosen].contiguous(), weight)
 
 
 def check_enough_rows(n_components: int, X: np.ndarray, weight: np.ndarray | None) -> None:

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from mogul.beliefs import Belief
+from mogul.data.rows import Rows
 from mogul.errors import InputError
 from mogul.infer import METHODS
 from mogul.infer.variational import begin
@@ -66,7 +67,7 @@ def pruned(model: Any, keep: float) -> Any:
         if hasattr(model, name):
             setattr(fewer, name, getattr(model, name))
     rows = posterior.rows
-    assert rows is not None  # _checked has asked
+    assert isinstance(rows, Rows)  # _checked has asked
     prior = Belief(
         posterior.prior.weights.selected(index), posterior.prior.components.selected(index)
     )
@@ -87,9 +88,9 @@ def _checked(model: Any) -> VariationalPosterior:
             "prune goes on from a variational fit, and this posterior is sampled; fit with "
             'inference="cavi" first.'
         )
-    if posterior.rows is None:
+    if not isinstance(posterior.rows, Rows):
         raise InputError(
-            "prune fits again, and this posterior does not have its rows; give them by "
+            "prune fits again, and this posterior does not have its rows in memory; give them by "
             "model.posterior_ = model.posterior_.with_rows(X)."
         )
     if not posterior.prior.components.exchangeable:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mogul.data.shuffling import minibatches
 from mogul.data.sources import Block, ahead
 from mogul.data.views import View, chosen, lots
+from mogul.errors import InputError
 from mogul.infer.streams import Share
 from mogul.nn.density_stream import StreamedData
 from mogul.nn.density_training import TrainingData
@@ -28,6 +29,7 @@ def regression_stream(
     inputs: Sequence[int],
     outputs: Sequence[int],
     n_folds: int,
+    n_judged: int,
     network: MixtureDensityNetwork,
 ) -> StreamedData:
     """The rows of a source, in the standard units of a network.
@@ -39,9 +41,11 @@ def regression_stream(
         Columns of the source.
     n_folds : int
         A row's fold depends on its place in the source.
+    n_judged : int
+        The first folds, by which networks are judged.
     network : MixtureDensityNetwork
     """
-    columns = _Columns(share, list(inputs), list(outputs), n_folds, network)
+    columns = _Columns(share, list(inputs), list(outputs), n_folds, n_judged, network)
     return StreamedData(
         columns.held_out(), share.found.n_rows, n_folds, columns.batches, share.team
     )
@@ -53,18 +57,21 @@ class _Columns:
     inputs: list[int]
     outputs: list[int]
     n_folds: int
+    n_judged: int
     network: MixtureDensityNetwork
     n_passes: int = 0
 
     def held_out(self) -> TrainingData:
-        """Some rows of every fold, of all processes."""
+        """Some rows of each fold that a network is judged by, of all processes."""
         wanted = min(1.0, _HELD_OUT * self.n_folds / self.share.found.n_rows)
 
         def own() -> tuple[np.ndarray, np.ndarray]:
             values, weights = [], []
             for block in ahead(self.share.part.checked_blocks()):
                 lot = lots(block, self.share.seed)
-                kept = chosen(self._with_fold(block), lot * self.n_folds % 1 < wanted)
+                fold, rest = np.divmod(lot * self.n_folds, 1)
+                wanted_here = (fold < self.n_judged) & (rest < wanted)
+                kept = chosen(self._with_fold(block), wanted_here).counted()
                 values.append(kept.values)
                 weights.append(np.ones(len(kept.values)) if kept.weight is None else kept.weight)
             empty = np.empty((0, self.share.part.n_features + 1), dtype=np.float32)
@@ -73,6 +80,11 @@ class _Columns:
         parts = self.share.team.gather(own)
         values = np.concatenate([values for values, _ in parts])
         weight = np.concatenate([weight for _, weight in parts])
+        found = np.bincount(values[:, -1].astype(int), minlength=self.n_judged)
+        if not found.all():
+            raise InputError(
+                "No row would be held out for some network; take a larger validation_fraction."
+            )
         return self._standard(torch.from_numpy(values), torch.from_numpy(weight))
 
     def batches(self, n_batches: int) -> Iterator[TrainingData]:

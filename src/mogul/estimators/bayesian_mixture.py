@@ -737,7 +737,7 @@ degrees_of_freedom_prior_ : float or ndarray
         check_is_fitted(self, "posterior_")
         if isinstance(X, Source):
             check_weights_of(X, sample_weight)
-            batches = checked_batches(self, X)
+            batches = checked_batches(self, X, counted=True)
         else:
             batches = [self._checked(X, sample_weight, reset=False)]
         total = weight = 0.0

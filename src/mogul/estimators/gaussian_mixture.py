@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.random import RandomState
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -128,7 +128,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         The type of the fitted parameters; that of the data by default. Sums are always float64.
     checkpoint : Checkpoint or path, optional
         Of a fit to a source: a file that keeps the state after every iteration, so that a fit that
-        was killed can go on.
+        was killed can go on, by ``Checkpoint(path, resume=True)``. A path alone begins anew and
+        replaces the file.
 
     Attributes
     ----------
@@ -148,8 +149,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         What happened in each iteration of the start that won.
     mixture_ : Mixture
         The fitted mixture as a distribution.
-    n_batches_ : int
-        After :meth:`partial_fit`: how many batches there were.
+    n_seen_ : float
+        The weight of all rows that were fitted.
     passes_ : PassReport
         After a fit to a source: how many passes over the rows there were, and how fast.
 
@@ -319,6 +320,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
             with one_thread_if_small(0):  # to wake torch's threads takes longer than this
                 self.adopt(fit, dtype, names)
+                self.n_seen_ = rows.total_weight
         self._warn_of(fit)
         return array
 
@@ -357,7 +359,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.__dict__.pop("feature_names_in_", None)
         dtype = named_dtype(self.dtype or surveys[0].sample.values.dtype)
         self.adopt(fit, dtype or np.dtype(np.float64), names)
-        self.passes_ = passes.report
+        self.passes_, self.n_seen_ = passes.report, surveys[0].total_weight
         if leads:
             warn_of_constant(surveys[0].constant, names, _CONSTANT)
             self._warn_of(fit)
@@ -367,26 +369,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         r"""Take one more batch of a stream into the mixture: stepwise EM (Cappé and Moulines 2009).
 
         The first batch is fitted, or the mixture of :meth:`fit` is gone on from. Each later one
-        moves the mean statistics s towards its own, :math:`s \leftarrow (1 - \eta_t) s + \eta_t
-        s_B` with :math:`\eta_t = (t + 2)^{-0.6}`, and an M-step follows. A batch of ten rows or
-        more for each component is best; rows that would make one collapse are passed over.
+        moves the mean statistics s towards its own, :math:`s \leftarrow (1 - \eta) s + \eta s_B`
+        with :math:`\eta = (t + 2)^{-0.6}`, t the weight of all rows before it in batches of its
+        size, and an M-step follows. A batch of ten rows or more for each component is best; rows
+        that would make one collapse are passed over.
 
         Parameters
         ----------
         X : array-like or data frame, shape (N, D)
+            Of rows in a source :meth:`fit` takes all.
         y : ignored
         sample_weight : array-like, shape (N,), optional
 
         Returns
         -------
         self
-            ``lower_bound_`` is the mean log-density of the batch before the step, ``n_batches_``
-            counts the batches.
+            ``lower_bound_`` is the mean log-density of the batch before the step, ``n_seen_`` the
+            weight of all rows so far.
         """
         if not hasattr(self, "means_"):
-            self.fit(X, sample_weight=sample_weight)
-            self.n_batches_ = 1
-            return self
+            validated(clone(self), X, reset=True)  # refuses sources too
+            return self.fit(X, sample_weight=sample_weight)
         mixture = self.mixture_.to(dtype=torch.float64)
         if (self.n_components, self.covariance_type) != (
             mixture.n_components,
@@ -399,9 +402,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         rows = self._rows(X, sample_weight)
         settings = EMSettings(floor=self.reg_covar)
-        moved, value = stepwise(mixture, rows, self.__dict__.get("n_batches_", 1), settings)
+        seen = self.__dict__.get("n_seen_", 0.0)
+        moved, value = stepwise(mixture, rows, seen, settings)
         self._set_mixture(moved, self.means_.dtype)
-        self.lower_bound_, self.n_batches_ = value, self.__dict__.get("n_batches_", 1) + 1
+        self.lower_bound_, self.n_seen_ = value, seen + rows.total_weight
         return self
 
     def _checkpoint(self) -> Checkpoint | None:
@@ -444,7 +448,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def adopt(self, fit: Fit, dtype: np.dtype, names: Sequence[str] | None) -> Self:
         """Take over a fit made elsewhere, as if :meth:`fit` had made it."""
-        self.__dict__.pop("n_batches_", None)
         self.n_features_in_ = fit.mixture.n_features
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
@@ -498,7 +501,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         model.n_features_in_ = mixture.n_features
         if mixture.feature_names is not None:
             model.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
-        model.converged_, model.n_iter_, model.history_ = True, 0, []
+        model.converged_, model.n_iter_, model.history_, model.n_seen_ = True, 0, [], 0.0
         model.lower_bound_, model.lower_bounds_ = float("nan"), []
         return model
 
@@ -554,7 +557,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     # --- answers ------------------------------------------------------------------------------
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log-density of each row, in nats; (N,)."""
+        """Log-density of each row of an array, data frame or source, in nats; (N,)."""
 
         def answer(rows: Rows) -> np.ndarray:
             values = kernels.log_prob(rows.values, self.mixture_)
@@ -563,25 +566,28 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._each(X, answer)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given."""
+        """Mean log-density of the rows, in nats; weighted when ``sample_weight`` is given.
+
+        Rows of a source carry their own weights, and are scored in batches by this process alone.
+        """
         if not isinstance(X, Source):
             return mean_log_likelihood(self._rows(X, sample_weight), self.mixture_)
         check_weights_of(X, sample_weight)
         total = weight = 0.0
-        for rows in self._batches(X):
+        for rows in self._batches(X, counted=True):
             total += mean_log_likelihood(rows, self.mixture_) * rows.total_weight
             weight += rows.total_weight
         return total / weight
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable component of each row; (N,), counted from 0."""
+        """The most probable component of each row of an array or source; (N,), counted from 0."""
         return self._each(X, self._predict)
 
     def _predict(self, rows: Rows) -> np.ndarray:
         return kernels.predict(rows.values, self.mixture_).cpu().numpy()
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each component for each row; (N, K)."""
+        """The probability of each component for each row of an array or source; (N, K)."""
 
         def answer(rows: Rows) -> np.ndarray:
             shares = kernels.responsibilities(rows.values, self.mixture_)
@@ -595,10 +601,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return answer(self._rows(X))
         return np.concatenate([answer(rows) for rows in self._batches(X)])
 
-    def _batches(self, source: Source) -> Iterator[Rows]:
+    def _batches(self, source: Source, *, counted: bool = False) -> Iterator[Rows]:
         check_is_fitted(self, "means_")
         device = named_device(self.device)
-        return (rows.to(device) for rows in checked_batches(self, source))
+        return (rows.to(device) for rows in checked_batches(self, source, counted=counted))
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion, −2ℓ + p log n; lower is better (Schwarz 1978)."""
@@ -618,7 +624,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _criterion(self, name: str, X: Any, sample_weight: Any) -> float:
         if isinstance(X, Source):
             check_weights_of(X, sample_weight)
-            return information_criterion(name, self._batches(X), self.mixture_)
+            return information_criterion(name, self._batches(X, counted=True), self.mixture_)
         return information_criterion(name, self._rows(X, sample_weight), self.mixture_)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -665,7 +671,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             "converged": bool(self.converged_),
             "n_iter": int(self.n_iter_),
             "lower_bound": finite_or_none(self.lower_bound_),
-            "n_batches": self.__dict__.get("n_batches_"),
+            "n_seen": self.__dict__.get("n_seen_", 0.0),
         }
         bounds = torch.tensor(self.lower_bounds_, dtype=torch.float64)
         attributes = {
@@ -686,8 +692,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if mixture.feature_names is not None:
             model.feature_names_in_ = np.asarray(mixture.feature_names, dtype=object)
         model.converged_, model.n_iter_ = header["converged"], header["n_iter"]
-        if header.get("n_batches") is not None:
-            model.n_batches_ = header["n_batches"]
+        model.n_seen_ = header.get("n_seen", 0.0)
         bound = header["lower_bound"]
         model.lower_bound_ = float("nan") if bound is None else bound
         model.lower_bounds_, model.history_ = tensors["lower_bounds_"].tolist(), []

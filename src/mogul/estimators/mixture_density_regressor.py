@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,7 +24,8 @@ from mogul._checks import check_count, check_level
 from mogul._progress import ProgressLine
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES
-from mogul.data.sources import Source
+from mogul.data.sources import Source, ahead
+from mogul.data.tables import Table
 from mogul.errors import InputError
 from mogul.estimators._inputs import (
     as_tensor,
@@ -45,6 +47,7 @@ from mogul.estimators._state import (
     network_tensors,
     settings_to_state,
     take_over,
+    unchanged_on_error,
 )
 from mogul.estimators._targets import checked_targets, columns_of, target_names
 from mogul.infer.streams import Share
@@ -289,7 +292,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             When a training was stopped before its end.
         """
         if isinstance(X, Source):
-            self._fit_source(X, y, sample_weight)
+            with unchanged_on_error(self):
+                self._fit_source(X, y, sample_weight)
             return self
         array = validated(self, X, reset=True, min_samples=2)
         targets = checked_targets(y, len(array))
@@ -329,6 +333,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     def _fit_source(self, source: Source, y: Any, sample_weight: Any) -> None:
         """Few rows are fitted in memory by the first process; more are read by all."""
         check_weights_of(source, sample_weight)
+        checked_callbacks(self)  # before other processes wait for this one
         inputs, outputs = columns_of(source, y)
         rng = check_random_state(self.random_state)
         device = named_device(self.device)
@@ -350,22 +355,29 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             take_over(self, team, lambda: self._fit_rows(x, targets, weight, rng))
             return
         xs, ys = as_tensor(x, device).double(), as_tensor(targets, device)
-        take_over(self, team, lambda: self._begin(xs, ys, share.found.n_rows, rng))
-        networks, losses = self.networks_, self.noise_losses_
-        n_folds = self._n_folds(share.found.n_rows)
-        data = regression_stream(share, inputs, outputs, n_folds, networks[0])
+        ws = torch.ones(len(xs)).double() if weight is None else torch.from_numpy(weight)
+        begin = partial(self._begin, xs, ys, ws.to(device), share.found.n_rows, rng)
+        take_over(self, team, begin)
+        if self.__dict__.pop("_stopped"):
+            return
+        networks = [network.to(device) for network in self.networks_]
+        losses, n_folds = self.noise_losses_, self._n_folds(share.found.n_rows)
+        judged = min(n_folds, self.n_ensemble)
+        data = regression_stream(share, inputs, outputs, n_folds, judged, networks[0])
         own = torch.Generator(device=device).manual_seed(share.seed + team.rank)
         self._train_on(networks, data, [self.noise_], own)
         self.noise_losses_ = losses or self.noise_losses_
 
-    def _begin(self, x: Tensor, y: Tensor, n_rows: int, rng: RandomState) -> None:
+    def _begin(self, x: Tensor, y: Tensor, weight: Tensor, n_rows: int, rng: RandomState) -> None:
         """Networks at their start, and the noise of training, from a sample of ``n_rows`` rows."""
-        weight = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        self._stopped = False
         best = 0.0 if isinstance(self.noise, str) else float(self.noise or 0.0)
         losses: dict[float, float] = {}
         if isinstance(self.noise, str):
             some = torch.from_numpy(rng.permutation(len(x))[:_PILOT_ROWS]).to(x.device)
-            self._train_at(_LEVELS, x[some], y[some], weight[some], rng)
+            self._stopped = self._train_at(_LEVELS, x[some], y[some], weight[some], rng)
+            if self._stopped:
+                return
             losses = self.noise_losses_
             best = _LEVELS[int(np.argmin(list(losses.values())))]
         self.noise_ = best * _noise_unit(n_rows, x.shape[1])
@@ -447,9 +459,9 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         generator: torch.Generator,
     ) -> bool:
         settings, n_each = self._settings(data.n_rows), self.n_ensemble
-        leads = Team().leads  # the others would say the same
-        line = ProgressLine(self.progress if leads else False)
-        callbacks = checked_callbacks(self) if leads else []
+        callbacks = checked_callbacks(self)
+        silent = isinstance(data, StreamedData) and not Team().leads  # would say the same
+        line = ProgressLine(False if silent else self.progress)
 
         def told(record: TrainingRecord) -> bool:
             said = f"held-out loss {record.validation_loss:.4g}"
@@ -633,13 +645,18 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     def log_prob(self, X: Any, y: Any) -> np.ndarray:
         """Log-density of y given each row, in nats and in the units of y; (N,).
 
-        Missing outputs are NaN, and marginalised.
+        Missing outputs are NaN, and marginalised. Of a source y names the columns, as in
+        :meth:`fit`.
         """
+        if isinstance(X, Source):
+            return np.concatenate([self.log_prob(*both) for both, _ in self._pairs(X, y)])
         targets = self._targets(X, y)
         return self._answers(X, lambda part, mixture: known_log_prob(mixture, targets[part]))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The mean of :meth:`log_prob`, weighted when weights are given; higher is better."""
+        if isinstance(X, Source):
+            return self._mean_of(X, y, sample_weight, self.score)
         return self._mean(self.log_prob(X, y), sample_weight)
 
     def crps(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -647,6 +664,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
 
         Over the known outputs of each row.
         """
+        if isinstance(X, Source):
+            return self._mean_of(X, y, sample_weight, self.crps)
         targets = self._targets(X, y)
 
         def found(part: slice, mixture: Mixture) -> Tensor:
@@ -655,6 +674,30 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
             return torch.where(known, each, 0.0).sum(-1) / known.sum(-1)
 
         return self._mean(self._answers(X, found), sample_weight)
+
+    def _pairs(self, source: Source, y: Any) -> Iterator[tuple[tuple[Any, np.ndarray], np.ndarray]]:
+        """Inputs and outputs of the rows of a source, batch by batch, and the rows' weights."""
+        check_is_fitted(self, "networks_")
+        inputs, outputs = columns_of(source, y)
+        names = source.names and tuple(source.names[j] for j in inputs)
+        for block in ahead(source.checked_blocks()):
+            x, weight = block.values[:, inputs], block.weight
+            own = np.ones(len(x)) if weight is None else weight
+            if len(x):
+                rows = x if names is None else Table(x, names)
+                yield (rows, block.values[:, outputs]), own
+
+    def _mean_of(
+        self, source: Source, y: Any, sample_weight: Any, mean: Callable[..., float]
+    ) -> float:
+        """The mean over the rows of a source of what is a mean over those of a batch."""
+        check_weights_of(source, sample_weight)
+        total = weight = 0.0
+        for both, own in self._pairs(source, y):
+            if not own.any():
+                continue
+            total, weight = total + mean(*both, own) * own.sum(), weight + own.sum()
+        return float(total / weight)
 
     def _targets(self, X: Any, y: Any) -> Tensor:
         check_is_fitted(self, "networks_")

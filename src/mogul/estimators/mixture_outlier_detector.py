@@ -252,7 +252,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         if not share.samples:
             take_over(self, team, lambda: self._fit_rows(array, weight, rng))
             return
-        rows = self._in_own_units(array, None)
+        rows = self._in_own_units(array, weight)
         take_over(self, team, lambda: self._choose_form(rows, rng))
 
         def standardised(block: Block) -> Block:
@@ -271,7 +271,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         )
         self._set_mixtures(fitted.mixtures)
         drawn = RandomState(share.seed)  # the same in all processes
-        self._settle(fitted.scores, rows, found.total_weight, drawn)
+        self._settle(fitted.scores, rows, found.total_weight, drawn, every=False)
 
     def _in_own_units(self, array: np.ndarray, weight: np.ndarray | None) -> Rows:
         """Rows in the units that they give."""
@@ -280,15 +280,26 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         return Rows(values, None if weight is None else torch.from_numpy(weight))
 
     def _settle(
-        self, scores: list[np.ndarray], rows: Rows, n_seen: float, rng: RandomState
+        self,
+        scores: list[np.ndarray],
+        rows: Rows,
+        n_seen: float,
+        rng: RandomState,
+        *,
+        every: bool = True,
     ) -> None:
-        """Keep what calibrates: scores of rows left out, in standard units, and some rows."""
+        """Keep what calibrates: scores of rows left out, in standard units, and some rows.
+
+        ``every`` tells that ``rows`` are all that were fitted, so that ``contamination`` is a share
+        of them; else it is one of the calibration.
+        """
         self.calibration_scores_ = [one - self._log_units() for one in scores]
         self._stats: list[Stats] = []
         self.n_seen_, self.n_streamed_ = n_seen, 0
         some = torch.from_numpy(rng.permutation(rows.n_rows)[:_REFERENCE_ROWS])
         self._reference = rows.values[some]
-        self._set_offset(self._mean_score(rows.values).numpy() - self._log_units())
+        own = self._mean_score(rows.values).numpy() - self._log_units() if every else None
+        self._set_offset(own)
 
     def _choose_form(self, rows: Rows, rng: RandomState) -> None:
         """The form that does best on rows of a sample that it was not fitted to."""

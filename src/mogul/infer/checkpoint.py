@@ -26,7 +26,8 @@ from mogul.mixture import Mixture
 __all__ = ["Checkpoint", "Keeper"]
 
 _FORMAT = "mogul-checkpoint"
-_VERSION = 1
+_LONGEST = 60
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Checkpoint:
     every : int, default 1
         Iterations between two states: one costs as long as it takes to write the parameters.
     resume : bool, default False
-        Go on from the file where there is one, else begin.
+        Go on from the file where there is one. Without it a fit begins anew and replaces the file.
     """
 
     path: str | os.PathLike[str]
@@ -61,6 +62,8 @@ class Checkpoint:
             "components": n_components,
             "columns": found.sample.n_features,
             "rows": found.n_rows,
+            "weight of all rows": float(f"{found.total_weight:.9g}"),  # sums differ by rounding
+            "lowest and highest values": found.extremes.tolist(),
             "reg_covar": how.floor,
             "processes": size,
         }
@@ -160,10 +163,17 @@ class Keeper:
             before = header["task"].get(what)
             if before != value:
                 raise InputError(
-                    f"The checkpoint {self.path} is of a fit with {what} {before}, and this one "
-                    f"has {value}; use the same, or leave resume out to begin anew."
+                    f"The checkpoint {self.path} is of a fit with {what} {_short(before)}, and "
+                    f"this one has {_short(value)}; use the same, or leave resume out to begin "
+                    "anew."
                 )
         return header, tensors
+
+
+def _short(value: Any) -> str:
+    """A setting in a sentence."""
+    text = str(value)
+    return text if len(text) < _LONGEST else f"{text[:_LONGEST]}..."
 
 
 # --- the state of an ascent -----------------------------------------------------------------------

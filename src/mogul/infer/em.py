@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mogul._threads import at_hand, one_thread_if_small
 from mogul.covariances import Covariance
+from mogul.errors import InputError
 from mogul.infer.ascent import Ascent, Step
 from mogul.infer.repair import split_into
 from mogul.infer.squarem import MixtureChart
@@ -86,14 +87,29 @@ class Streamed:
         if n_batches <= 1:
             yield self
             return
-        each = partial(self.collect, n_batches=n_batches)
         for _ in range(n_batches):
             yield replace(
                 self,
                 n_rows=self.n_rows / n_batches,
                 total_weight=self.total_weight / n_batches,
-                collect=each,
+                collect=_Once(partial(self.collect, n_batches=n_batches)),
             )
+
+
+class _Once:
+    """A batch of streamed rows, which are gone once they were worked on."""
+
+    def __init__(self, collect: Callable[[Mixture], Stats]):
+        self.collect: Callable[[Mixture], Stats] | None = collect
+
+    def __call__(self, mixture: Mixture) -> Stats:
+        if self.collect is None:
+            raise InputError(
+                "The optimiser looks at a batch more than once, and batches of a source are read "
+                'once; take batch_size as large as all rows, "lbfgs" or "adam".'
+            )
+        found, self.collect = self.collect(mixture), None
+        return found
 
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]] | Streamed

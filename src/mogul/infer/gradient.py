@@ -132,7 +132,8 @@ def fit(
         ``Mixture``. With ``loss``, any module.
     data : array-like, Tensor or Rows, shape (N, …), or Source
         Rows, finite. A :class:`mogul.data.Source` is read in batches; in a process group every
-        process calls this and trains the same module, each on its part of the rows.
+        process calls this and trains the same module, each on its part of the rows. It goes with
+        the likelihood of a mixture, weights of its own, and validation rows, not a share.
     optimizer : {"adam", "lbfgs"} or callable, default "adam"
         A callable takes the list of tensors to train and returns a ``torch.optim.Optimizer``; it
         sets its own learning rate. "lbfgs" (Liu and Nocedal 1989, with a strong Wolfe line search)
@@ -243,6 +244,12 @@ def _fit_source(
         raise InputError(
             f"The source has {source.n_features} columns; expected {objective.n_features} for this "
             "mixture."
+        )
+    known = objective.mixture().feature_names
+    if known is not None and source.names is not None and tuple(known) != tuple(source.names):
+        raise InputError(
+            f"The source has columns {source.names}, and the mixture's features are "
+            f"{tuple(known)}; read them in that order, by ParquetSource(columns=...)."
         )
     held_out = None
     if validation is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.random import RandomState
+from torch import Tensor
 
 from mogul.data.rows import Rows
 from mogul.data.sources import Block, Source, ahead
@@ -92,7 +93,7 @@ def cross_fit_source(
         others = View(source, lambda block, v=v: chosen(block, fold(block) != v))
         mixture = fitted(others)
         for _ in range(CONCENTRATION_STEPS if trim else 0):
-            least = float(torch.quantile(log_prob(sample.values, mixture), trim))
+            least = _quantile(log_prob(sample.values, mixture), sample.weight, trim)
             dense = View(
                 others,
                 lambda block, mixture=mixture, least=least: chosen(
@@ -103,6 +104,15 @@ def cross_fit_source(
         mixtures.append(mixture)
     share = min(1.0, n_scores / n_rows)
     return CrossFitSource(mixtures, _left_out(source, mixtures, share, seed))
+
+
+def _quantile(values: Tensor, weight: Tensor | None, share: float) -> float:
+    """The value below which a share of the weight lies."""
+    if weight is None:
+        return float(torch.quantile(values, share))
+    order = values.argsort()
+    below = weight[order].cumsum(0) / weight.sum()
+    return float(values[order[int((below < share).sum().clamp(max=len(order) - 1))]])
 
 
 def _left_out(source: Source, mixtures: list[Mixture], share: float, seed: int) -> list[np.ndarray]:

@@ -184,11 +184,12 @@ class LinearResponse:
 
     def _times_block(self, directions: Tensor) -> Tensor:
         change = Coefficients(*torch.func.vmap(self._changes)(directions))
-        moved = [tangent_step(x, self.mixture, change, weight) for x, weight in self.sample]
-        total = [
-            torch.stack([getattr(one, name) for one in moved]).sum(0)
-            for name in ("count", "first", "second")
-        ]
+        total: list[Tensor] | None = None
+        for x, weight in self.sample:
+            one = tangent_step(x, self.mixture, change, weight)
+            parts = [one.count, one.first, one.second]
+            total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+        assert total is not None  # there are rows
         (of_shares,) = torch.func.vmap(lambda *parts: self._transpose(parts))(*total)
         return self._curvature_at_fixed_shares(directions) - of_shares
 
@@ -220,7 +221,7 @@ class LinearResponse:
 
     def hessian(self) -> Tensor:
         """H itself, (P, P), in one pass over the rows."""
-        parts = [missing_information(x, self.mixture, weight) for x, weight in self.sample]
+        parts = (missing_information(x, self.mixture, weight) for x, weight in self.sample)
         kind = type(self.mixture.covariance)
 
         def coordinates(values: Tensor) -> Tensor:

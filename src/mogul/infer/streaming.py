@@ -75,7 +75,7 @@ def absorb(
 
 
 def stepwise(
-    mixture: Mixture, rows: Rows, n_before: int, settings: EMSettings
+    mixture: Mixture, rows: Rows, seen: float, settings: EMSettings
 ) -> tuple[Mixture, float]:
     """One step of stepwise EM: mean statistics move towards those of a batch (Cappé and Moulines).
 
@@ -83,8 +83,8 @@ def stepwise(
     ----------
     mixture : Mixture
     rows : Rows
-    n_before : int
-        Batches so far, on which the size of the step depends.
+    seen : float
+        The weight of all rows before, on which the size of the step depends.
     settings : EMSettings
         Of which floor and shrinkage count.
 
@@ -94,7 +94,7 @@ def stepwise(
     log_likelihood : float
         Per unit of row weight of the batch, before the step.
     """
-    step = (n_before + _DELAY) ** -_FORGETTING
+    step = (seen / rows.total_weight + _DELAY) ** -_FORGETTING
     before = statistics_of(mixture, 1.0, settings.floor)
     value = mean_log_likelihood(rows, mixture)
     return absorb(before, mixture, rows.scaled_to(step), 1 - step, settings)[1], value

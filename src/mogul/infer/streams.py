@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -121,14 +122,15 @@ class Share:
         """What this process adds to the statistics of all; see :class:`Collect`."""
         if part >= 0:
             if len(self._parts) != n_batches:
-                self._parts = self.part.parts(n_batches)
+                self._parts, self.part = self.part.parts(n_batches), self.part.uncached()
             if part == 0 and self.reading is not None:
                 self.reading.begin_pass()
             return e_steps(self._told(iter(self._parts[part])), mixture)
         if not n_batches:
             if self.reading is not None:
                 self.reading.begin_pass()
-            return e_steps(self._told(iter(self.part)), mixture)
+            whole = chain.from_iterable(self._parts or [self.part])
+            return e_steps(self._told(whole), mixture)
         batch = next(self._dealt, None)
         if batch is None:
             if self.reading is not None:
@@ -307,7 +309,10 @@ def infer_source(
             begun = begin(rows.sample if share.samples else rows, prior, mixtures)
             starts = [begun.index(i) for i in range(len(mixtures))]
             if share.samples:
-                starts = coordinate_ascent(rows.sample, prior, starts).beliefs
+                ran = coordinate_ascent(rows.sample, prior, starts)
+                if ran.interrupted:  # there is nothing to keep yet
+                    raise KeyboardInterrupt
+                starts = ran.beliefs
         return method.run(problem_of(rows, prior, starts)), prior, notes
 
     return share.team.lead(work, share.local)

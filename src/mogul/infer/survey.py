@@ -25,10 +25,11 @@ class Survey:
         Those of positive weight.
     total_weight : float
     sample : Rows
-        Drawn by weight, in the order of the source. All rows, with their weights, where they are
-        few enough.
-    constant : list of int
-        Columns that hold one value only.
+        All rows where they are few enough, else drawn by weight, in the order of the source. Rows
+        that have weights keep them, divided by the chance that they had: sums over the sample
+        estimate those over all rows, whatever the weights.
+    extremes : ndarray, shape (2, D)
+        The lowest and the highest value of each column.
     own_rows : int
         Rows of positive weight that this process reads.
     """
@@ -36,8 +37,14 @@ class Survey:
     n_rows: int
     total_weight: float
     sample: Rows
-    constant: list[int]
+    extremes: np.ndarray
     own_rows: int
+
+    @property
+    def constant(self) -> list[int]:
+        """Columns that hold one value only."""
+        lowest, highest = self.extremes
+        return np.flatnonzero(lowest == highest).tolist()
 
 
 @dataclass
@@ -58,15 +65,18 @@ def survey(source: Source, size: int, seed: int, team: Team) -> Survey:
     """Read all rows once, check them, and draw ``size`` of them.
 
     Each row has a number drawn at random, the logarithm of a uniform one divided by its weight; the
-    rows of the largest are kept (Efraimidis and Spirakis 2006). The numbers depend on the seed and
-    on a row's place in the source only, so the sample does not depend on who reads which rows.
+    rows of the largest are kept (Efraimidis and Spirakis 2006). Beyond the largest number of the
+    others, −t, a row of weight w comes with probability 1 − exp(−w t), by which its weight is
+    divided (Horvitz and Thompson 1952; Duffield, Lund and Thorup 2007). The numbers depend on the
+    seed and on a row's place in the source only, so the sample does not depend on who reads which
+    rows.
 
     Raises
     ------
     InputError
         When a value is not finite, a weight is negative or not finite, or no row has any.
     """
-    parts = team.gather(lambda: _seen(source, size, seed))
+    parts = team.gather(lambda: _seen(source, size + 1, seed))
     n_rows = sum(part.n_rows for part in parts)
     if not n_rows:
         raise InputError("The source has no row of positive weight; expected at least one.")
@@ -77,16 +87,20 @@ def survey(source: Source, size: int, seed: int, team: Team) -> Survey:
     chosen = _largest(keys, size)
     chosen = chosen[np.lexsort(places[chosen].T[::-1])]
     weight = None
-    if n_rows <= size and any(one is not None for one in weights):
+    if any(one is not None for one in weights):
         each = [np.ones(len(p.keys)) if p.weight is None else p.weight for p in parts]
-        weight = torch.from_numpy(np.concatenate(each)[chosen])
+        own = np.concatenate(each)[chosen]
+        if n_rows > size:
+            threshold = -np.sort(keys)[-size - 1]
+            own = own / -np.expm1(-own * threshold)
+        weight = torch.from_numpy(own)
     lowest = np.min([part.lowest for part in parts], axis=0)
     highest = np.max([part.highest for part in parts], axis=0)
     return Survey(
         n_rows,
         sum(part.total_weight for part in parts),
         Rows(torch.from_numpy(values[chosen]), weight),
-        np.flatnonzero(lowest == highest).tolist(),
+        np.stack([lowest, highest]),
         parts[team.rank].n_rows,
     )
 

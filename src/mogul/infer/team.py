@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -65,12 +66,13 @@ class Team:
         """What ``work`` answers in each process, in all; where one raises, all do."""
         if self.size == 1:
             return [work()]
-        answer, trouble = _tried(work)
+        # What cannot be sent is an error of this process, not a wait of the others.
+        answer, trouble = _tried(lambda: pickle.dumps(work()))
         found: list[Any] = [None] * self.size
         said = None if trouble is None else _said(trouble)
         self._reached(lambda: dist.all_gather_object(found, (answer, said)))
         self._raise_any([said for _, said in found], trouble)
-        return [one for one, _ in found]
+        return [pickle.loads(one) for one, _ in found]
 
     def decide(self, work: Callable[[], Answer]) -> Answer:
         """What ``work`` answers in the first process, or its error, in all; the others wait."""

@@ -24,8 +24,8 @@ __all__ = ["StreamedData", "StreamedRun"]
 class Sharing(Protocol):
     """Processes that train the same networks on different rows."""
 
-    def share(self, value: Any) -> Any:
-        """The first process's value, in all."""
+    def decide(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` answers in the first process, or its error, in all."""
 
     def total(self, work: Callable[[], Tensor], like: Tensor) -> Tensor:
         """The sum over processes of what ``work`` answers, a vector like ``like``."""
@@ -80,8 +80,8 @@ class StreamedRun(Run):
 
     def go(self, on_epoch: Callable[[TrainingRecord], bool | None] | None) -> TrainingResult:
         def told(record: TrainingRecord) -> bool:
-            asked = on_epoch is not None and on_epoch(record)
-            return self.stream.team.share(bool(asked))  # the first process's callbacks decide
+            """What the first process's callbacks say."""
+            return self.stream.team.decide(lambda: bool(on_epoch is not None and on_epoch(record)))
 
         return super().go(told)
 
@@ -117,4 +117,6 @@ class StreamedRun(Run):
         return torch.cat([each.detach(), *(part.flatten() for part in parts)]).to(self.like)
 
     def _judge(self) -> Tensor:
-        return self.stream.team.share(super()._judge())
+        judge = super()._judge
+        found = self.stream.team.decide(lambda: judge().cpu())
+        return found.to(self.held.device)

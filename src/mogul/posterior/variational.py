@@ -93,7 +93,7 @@ class VariationalPosterior(Posterior):
             raise InputError(
                 f"The source must have {self.n_features} columns and be readable more than once."
             )
-        return self._with_rows(source)
+        return self._with_rows(source.uncached())
 
     def _with_rows(self, rows: Rows | Source) -> Self:
         found = type(self)(
