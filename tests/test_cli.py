@@ -693,6 +693,15 @@ def test_what_does_not_go_with_many_files_is_refused(refuse, parts, options, sai
     assert said in refuse("fit", parts, *options)
 
 
+def test_what_is_for_parquet_files_or_one_process(refuse, parts, geyser, monkeypatch):
+    said = refuse("fit", geyser, "-k", "2", "--memory", "1GB")
+    assert "are for Parquet files" in said
+    assert "sample of" in refuse("fit", parts, "-k", "100", "--memory", "600.01MB")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in (["score"], ["detect", "score"], ["regress", "predict"]):
+        assert "by one process" in refuse(*command, "model.safetensors", parts)
+
+
 def test_a_posterior_of_many_files(succeed, parts, geyser, tmp_path):
     out, one = tmp_path / "m.safetensors", tmp_path / "one.safetensors"
     said = succeed("fit", parts, "--bayes", "-k", "4", "--out", out)

@@ -134,6 +134,8 @@ def test_the_state_of_another_fit_is_refused(tmp_path, monkeypatch):
     x, file = overlapping(), tmp_path / "state"
     model(checkpoint=file).fit(ArraySource(x))
     resumed = {"checkpoint": Checkpoint(file, resume=True)}
+    with pytest.raises(InputError, match="with lowest and highest values"):
+        model(checkpoint=Checkpoint(file, resume=True)).fit(ArraySource(1000 + 3 * x))
     with pytest.raises(InputError, match="with rows 3000, and this one has 2000"):
         model(**resumed).fit(ArraySource(x[:2000]))
     with pytest.raises(InputError, match="with covariance_type full, and this one has diag"):
