@@ -41,7 +41,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             ["scores", "roc", "precision_recall", "reasons"],
             marks=pytest.mark.slow,
         ),
-        ("how_many_components", ["--rows", "800"], "highest at 4", ["how_many_components"]),
+        pytest.param(
+            "how_many_components",
+            ["--rows", "800"],
+            "highest at 4",
+            ["how_many_components"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_example_prints_numbers_and_draws(name, arguments, says, pictures, tmp_path):

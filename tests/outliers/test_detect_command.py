@@ -175,7 +175,8 @@ def test_a_file_of_another_kind_is_refused(table, capsys):
 # --- autoencoders -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["aegmm", pytest.param("vaegmm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["aegmm", "vaegmm"])
 def test_energies_from_the_shell_are_those_of_python(table, capsys, method, monkeypatch):
     monkeypatch.setattr(_energy_detector, "_STEPS", 200)
     file, frame, folder = table

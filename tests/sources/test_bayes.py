@@ -78,7 +78,7 @@ def test_the_posterior_keeps_what_it_needs(tmp_path):
         loaded.with_rows(ArraySource(x))
     with pytest.raises(InputError, match="must have 3 columns and be readable more than once"):
         loaded.with_rows(ArraySource(x[:, :2]))
-    with pytest.raises(InputError, match="has its own weights"):
+    with pytest.raises(InputError, match="carry their own weights"):
         loaded.with_rows(source, sample_weight=weight)
 
 

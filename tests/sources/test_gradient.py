@@ -94,7 +94,7 @@ def test_what_cannot_be_trained_on_a_source():
     x, weight = clusters(300)
     module, source = start(x), ArraySource(x)
     for options, said in [
-        ({"sample_weight": weight}, "whose rows have their own"),
+        ({"sample_weight": weight}, "carry their own weights"),
         ({"loss": lambda m, rows: rows.sum(1)}, "a loss needs the rows in memory"),
         ({"validation": 0.1}, "as an array, not as a share"),
     ]:

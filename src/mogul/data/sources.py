@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "ahead",
     "batch_size",
+    "check_weights_of",
 ]
 
 CACHES = ("auto", "ram", "disk", "none")
@@ -288,6 +289,15 @@ def _as_floats(values: Any) -> np.ndarray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     dtype = np.float32 if array.dtype == np.float32 else np.float64
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def check_weights_of(source: Source, sample_weight: Any) -> None:
+    """Refuse weights beside a source, whose rows carry their own."""
+    if sample_weight is not None:
+        raise InputError(
+            f"sample_weight is given beside a {type(source).__name__}, whose rows carry their own "
+            "weights; name the column with weight_column, or give the weights to the source."
+        )
 
 
 def batch_size(n_features: int) -> int:

@@ -23,11 +23,11 @@ from mogul.errors import InputError, InputTypeError, SpikeWarning
 from mogul.infer.spikes import constant_columns
 
 __all__ = [
+    "adopt_columns",
     "as_rows",
     "check_enough_rows",
     "check_sample_weight",
     "check_shape",
-    "check_weights_of",
     "checked_batches",
     "drawn_seed",
     "generator_on",
@@ -143,13 +143,12 @@ def check_sample_weight(sample_weight: Any, n_rows: int) -> np.ndarray | None:
     return weight
 
 
-def check_weights_of(source: Source, sample_weight: Any) -> None:
-    """Refuse weights beside a source, whose rows carry their own."""
-    if sample_weight is not None:
-        raise InputError(
-            f"sample_weight is given beside a {type(source).__name__}, whose rows carry their own "
-            "weights; name the column with weight_column, or give the weights to the source."
-        )
+def adopt_columns(estimator: Any, names: Sequence[str] | None, n_features: int) -> None:
+    """The features that an estimator was fitted to."""
+    estimator.n_features_in_ = n_features
+    estimator.__dict__.pop("feature_names_in_", None)
+    if names is not None:
+        estimator.feature_names_in_ = np.asarray(list(names), dtype=object)
 
 
 def checked_batches(estimator: Any, source: Source, *, counted: bool = False) -> Iterator[Rows]:

@@ -23,14 +23,14 @@ from mogul._warn import warn
 from mogul.beliefs import Belief
 from mogul.covariances import STRUCTURES, Covariance, structure
 from mogul.data.rows import Moments, Rows
-from mogul.data.sources import Source
+from mogul.data.sources import Source, check_weights_of
 from mogul.errors import InputError
 from mogul.estimators._bayesian_state import from_state, to_state
 from mogul.estimators._inputs import (
+    adopt_columns,
     as_rows,
     check_enough_rows,
     check_sample_weight,
-    check_weights_of,
     checked_batches,
     drawn_seed,
     generator_on,
@@ -383,10 +383,7 @@ degrees_of_freedom_prior_ : float or ndarray
             outcome, prior, notes = infer_source(
                 share, method, self._prior, starts_of, self._last_belief, problem_of
             )
-        self.n_features_in_ = source.n_features
-        self.__dict__.pop("feature_names_in_", None)
-        if names is not None:
-            self.feature_names_in_ = np.asarray(names, dtype=object)
+        adopt_columns(self, names, source.n_features)
         assert outcome.belief is not None  # methods that take sources are variational
         alone = share.team.size == 1 or source.shared
         of_sample = VariationalPosterior(outcome.belief, prior, share.found.sample)

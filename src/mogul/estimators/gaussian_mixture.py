@@ -22,15 +22,15 @@ from mogul._threads import one_thread_if_small
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
 from mogul.data.rows import Rows
-from mogul.data.sources import Source
+from mogul.data.sources import Source, check_weights_of
 from mogul.errors import InputError, RepairWarning
 from mogul.estimators._inputs import (
+    adopt_columns,
     as_rows,
     as_tensor,
     check_enough_rows,
     check_sample_weight,
     check_shape,
-    check_weights_of,
     checked_batches,
     named_device,
     named_dtype,
@@ -356,7 +356,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 reading=passes,
             )
             observers.finish(fit.trace)
-        self.__dict__.pop("feature_names_in_", None)
+        adopt_columns(self, names, source.n_features)
         dtype = named_dtype(self.dtype or surveys[0].sample.values.dtype)
         self.adopt(fit, dtype or np.dtype(np.float64), names)
         self.passes_, self.n_seen_ = passes.report, surveys[0].total_weight

@@ -24,13 +24,13 @@ from mogul._checks import check_count, check_level
 from mogul._progress import ProgressLine
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES
-from mogul.data.sources import Source, ahead
+from mogul.data.sources import Source, ahead, check_weights_of
 from mogul.data.tables import Table
 from mogul.errors import InputError
 from mogul.estimators._inputs import (
+    adopt_columns,
     as_tensor,
     check_sample_weight,
-    check_weights_of,
     checked_batches,
     drawn_seed,
     generator_on,
@@ -342,10 +342,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         if share.found.n_rows < 2:
             raise InputError("Only one row has a positive weight; at least two are needed.")
         names = source.names
-        self.n_features_in_, self.n_outputs_ = len(inputs), len(outputs)
-        self.__dict__.pop("feature_names_in_", None)
-        if names is not None:
-            self.feature_names_in_ = np.asarray([names[j] for j in inputs], dtype=object)
+        self.n_outputs_ = len(outputs)
+        adopt_columns(self, names and [names[j] for j in inputs], len(inputs))
         self.target_names_ = None if names is None else tuple(names[j] for j in outputs)
         self._flat = isinstance(y, (str, Integral))
         values = sample.values.numpy()

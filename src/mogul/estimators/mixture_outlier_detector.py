@@ -20,14 +20,14 @@ from mogul._checks import check_count
 from mogul._progress import ProgressLine
 from mogul.covariances import STRUCTURES
 from mogul.data.rows import Rows
-from mogul.data.sources import Block, Source
+from mogul.data.sources import Block, Source, check_weights_of
 from mogul.data.views import View
 from mogul.errors import DegenerateFitError, InputError
 from mogul.estimators._alarms import CalibratedOutliers
 from mogul.estimators._columns import column_units, in_units
 from mogul.estimators._inputs import (
+    adopt_columns,
     check_sample_weight,
-    check_weights_of,
     checked_batches,
     drawn_seed,
     validated,
@@ -243,10 +243,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         found, team = share.found, share.team
         if found.n_rows < 2:
             raise InputError("Only one row has a positive weight; at least two are needed.")
-        self.n_features_in_ = source.n_features
-        self.__dict__.pop("feature_names_in_", None)
-        if source.names is not None:
-            self.feature_names_in_ = np.asarray(source.names, dtype=object)
+        adopt_columns(self, source.names, source.n_features)
         array = found.sample.values.numpy()
         weight = None if found.sample.weight is None else found.sample.weight.numpy()
         if not share.samples:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from mogul._progress import ProgressLine
 from mogul._threads import one_thread_if_small
 from mogul.data.rows import Rows
-from mogul.data.sources import Source
+from mogul.data.sources import Source, check_weights_of
 from mogul.errors import InputError
 from mogul.infer.em import Streamed
 from mogul.infer.streams import Share
@@ -234,8 +234,7 @@ def _fit_source(
 ) -> GradientFit:
     """Train on rows that are read in batches, by the first process; the others add up theirs."""
     module = objective.module
-    if sample_weight is not None:
-        raise InputError("sample_weight is given beside a source, whose rows have their own.")
+    check_weights_of(source, sample_weight)
     if objective.loss is not None:
         raise InputError(
             "A source goes with the likelihood of a mixture; a loss needs the rows in memory."

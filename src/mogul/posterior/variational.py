@@ -16,7 +16,7 @@ from mogul._warn import warn
 from mogul.beliefs import Belief, belief_from_state, belief_to_state
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
-from mogul.data.sources import Source
+from mogul.data.sources import Source, check_weights_of
 from mogul.errors import InputError, MeanFieldWarning, NotConvergedError
 from mogul.infer.linear_response import LinearResponse, projected_covariance
 from mogul.infer.variational import evidence, look
@@ -87,8 +87,7 @@ class VariationalPosterior(Posterior):
         """What linear response adds to the covariances of quantities, once it was asked for."""
 
     def _with_source(self, source: Source, sample_weight: Any) -> Self:
-        if sample_weight is not None:
-            raise InputError("sample_weight is given beside a source, which has its own weights.")
+        check_weights_of(source, sample_weight)
         if source.once or source.n_features != self.n_features:
             raise InputError(
                 f"The source must have {self.n_features} columns and be readable more than once."
