@@ -61,7 +61,7 @@ class CalibratedOutliers(OutlierMixin):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D); of a mixture also Source
         alpha : float, optional
             The share of ordinary rows that may be called outliers: those with a p-value of at most
             alpha are. Without it, those that score below ``offset_``.
@@ -100,7 +100,7 @@ class CalibratedOutliers(OutlierMixin):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D); of a mixture also Source
         fdr : float, default 0.05
 
         Returns
@@ -120,7 +120,7 @@ class CalibratedOutliers(OutlierMixin):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D); of a mixture also Source
         threshold_perc : float, default 95
             The percentage of the rows that is ordinary.
         fpr : float, optional

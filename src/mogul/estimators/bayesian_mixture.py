@@ -730,7 +730,7 @@ degrees_of_freedom_prior_ : float or ndarray
         return self.log_prob(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log predictive density of the rows, in nats; weighted when weights are given."""
+        """Mean log predictive density of the rows of an array or source, in nats, by their weights."""
         check_is_fitted(self, "posterior_")
         if isinstance(X, Source):
             check_weights_of(X, sample_weight)
@@ -745,7 +745,7 @@ degrees_of_freedom_prior_ : float or ndarray
         return total / weight
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable component of each row; (N,), counted from 0."""
+        """The most probable component of each row of an array or source; (N,), counted from 0."""
         check_is_fitted(self, "posterior_")
         return self._each(X, self._predictive.predict)
 

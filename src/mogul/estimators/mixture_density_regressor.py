@@ -574,7 +574,10 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
         return values.squeeze(axis) if self._flat else values
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """The mean of y for each row, (N,) or (N, D), and its standard deviation when asked for."""
+        """The mean of y for each row, (N,) or (N, D), and its standard deviation when asked for.
+
+        Of a source the columns are found by the names of the features that were fitted.
+        """
 
         def moments(_: slice, mixture: Mixture) -> Tensor:
             return torch.stack([mixture.mean, mixture.stddev], -1)
@@ -589,7 +592,7 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, n_features)
+        X : array-like or data frame, shape (N, n_features), or Source
         quantiles : float or sequence of Q floats
             Strictly between 0 and 1.
         """

@@ -432,7 +432,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
         """
         parts = [self._mean_score(part).numpy() for part in self._in_parts(X)]
         return np.concatenate(parts) - self._log_units()
@@ -477,7 +477,7 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or data frame, shape (N, D)
+        X : array-like or data frame, shape (N, D), or Source
         n_orders : int, default 32
             Of more than five features; of up to five all orders are taken.
 
