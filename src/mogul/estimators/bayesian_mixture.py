@@ -730,7 +730,7 @@ degrees_of_freedom_prior_ : float or ndarray
         return self.log_prob(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log predictive density of the rows of an array or source, in nats, by their weights."""
+        """Mean log predictive density of the rows of an array or source, in nats, weighted."""
         check_is_fitted(self, "posterior_")
         if isinstance(X, Source):
             check_weights_of(X, sample_weight)
