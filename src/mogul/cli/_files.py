@@ -33,12 +33,10 @@ __all__ = [
     "ResumeOption",
     "files_for",
     "fit_files",
-    "group",
-    "heading",
+    "fit_in_group",
     "is_many",
     "n_processes",
     "refuse_several",
-    "source_of",
     "told_batches",
     "write_in_batches",
 ]
@@ -119,7 +117,7 @@ def _left(memory: str) -> int:
     return left
 
 
-def source_of(
+def _source_of(
     data: Path,
     columns: list[str] | None,
     weight_column: str | None,
@@ -231,7 +229,7 @@ def told_batches(source: ParquetSource) -> tuple[Passes, Iterator[Table]]:
 
 
 @contextmanager
-def group() -> Iterator[bool]:
+def _group() -> Iterator[bool]:
     """The group of processes that torchrun started, if it did; whether this is the first one."""
     if n_processes() == 1:
         yield True
@@ -295,44 +293,68 @@ def fit_files(
         raise InputError("--checkpoint and --resume keep the state of EM; leave out --bayes.")
     if resume and checkpoint is None:
         raise InputError("--resume goes on from a checkpoint; say which with --checkpoint FILE.")
-    with group() as leads:
-        source = source_of(data, names(columns), weight_column, memory, n_components)
-        if bayes:
-            posterior = mogul.BayesianGaussianMixture(
-                n_components, covariance_type=kind, **settings
-            ).fit(source)
-            if leads:
-                print(heading(data, source))
-                print_facts(posterior_facts(posterior, posterior.score(source)))
-                print_posterior(posterior)
-                print_saved(None if out is None else mogul.save(posterior, out))
-            return
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        keep = checkpoint and Checkpoint(checkpoint, resume=resume or restarted)
-        model = mogul.GaussianMixture(
-            n_components, covariance_type=kind, checkpoint=keep or None, **settings
-        )
+    rows = data, names(columns), weight_column, memory
+    if bayes:
+        posterior = mogul.BayesianGaussianMixture(n_components, covariance_type=kind, **settings)
+
+        def told(source: ParquetSource, spent: float) -> None:
+            del spent
+            print_facts(posterior_facts(posterior, posterior.score(source)))
+            print_posterior(posterior)
+
+        fit_in_group(posterior, posterior.fit, *rows, out, told, n_components)
+        return
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    keep = checkpoint and Checkpoint(checkpoint, resume=resume or restarted)
+    model = mogul.GaussianMixture(
+        n_components, covariance_type=kind, checkpoint=keep or None, **settings
+    )
+    fit_in_group(model, model.fit, *rows, out, lambda _, spent: _print(model, spent), n_components)
+
+
+def fit_in_group(
+    model: Any,
+    fit: Callable[[ParquetSource], object],
+    data: Path,
+    columns: list[str] | None,
+    weight_column: str | None,
+    memory: str | None,
+    out: str | None,
+    tell: Callable[[ParquetSource, float], None],
+    n_components: int = 1,
+) -> None:
+    """Fit a model to files in every process that torchrun started; the first saves it and tells.
+
+    Parameters
+    ----------
+    fit : callable (source)
+        Fits ``model``.
+    tell : callable (source, seconds)
+        Prints what was found.
+    n_components : int, default 1
+        On which depends how much memory a sample takes.
+    """
+    import mogul
+
+    with _group() as leads:
+        source = _source_of(data, columns, weight_column, memory, n_components)
         began = monotonic()
-        model.fit(source)
+        fit(source)
         spent = monotonic() - began
         if leads:
             saved = None if out is None else mogul.save(model, out)
-            _print(data, source, model, spent)
+            weighted = ", weighted" if source.weight_column is not None else ""
+            print(
+                f"{data}: {source.n_rows} rows in {len(source.groups)} row groups, "
+                f"{source.n_features} columns{weighted}\n"
+            )
+            tell(source, spent)
             print_saved(saved)
 
 
-def heading(data: Path, source: ParquetSource) -> str:
-    weighted = ", weighted" if source.weight_column is not None else ""
-    return (
-        f"{data}: {source.n_rows} rows in {len(source.groups)} row groups, "
-        f"{source.n_features} columns{weighted}\n"
-    )
-
-
-def _print(data: Path, source: ParquetSource, model: GaussianMixture, spent: float) -> None:
+def _print(model: GaussianMixture, spent: float) -> None:
     mixture = model.mixture_
     by = "" if n_processes() == 1 else f" by {n_processes()} processes"
-    print(heading(data, source))
     state = "converged" if model.converged_ else "not converged"
     facts: list[tuple[str, Any]] = [
         ("covariance type", mixture.covariance_type),

@@ -23,12 +23,10 @@ from mogul.cli._files import (
     BatchMemoryOption,
     MemoryOption,
     files_for,
-    group,
-    heading,
+    fit_in_group,
     is_many,
     n_processes,
     refuse_several,
-    source_of,
     told_batches,
     write_in_batches,
 )
@@ -171,14 +169,8 @@ def _fit_files(
             "Files that are read in batches take --method mixture and no --label; choose ordinary "
             "rows by ParquetSource(filters=...) in Python, or give one file."
         )
-    with group() as leads:
-        source = source_of(data, names(columns), weight_column, memory)
-        began = perf_counter()
-        model.fit(source)
-        if leads:
-            print(heading(data, source))
-            _print_model(model, perf_counter() - began)
-            print_saved(None if out is None else mogul.save(model, out))
+    rows = data, names(columns), weight_column, memory
+    fit_in_group(model, model.fit, *rows, out, lambda _, lapse: _print_model(model, lapse))
 
 
 def _model(

@@ -22,12 +22,10 @@ from mogul.cli._files import (
     BatchMemoryOption,
     MemoryOption,
     files_for,
-    group,
-    heading,
+    fit_in_group,
     is_many,
     n_processes,
     refuse_several,
-    source_of,
     write_in_batches,
 )
 from mogul.cli._messages import note
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mogul import MixtureDensityRegressor
-    from mogul.data import Table
+    from mogul.data import ParquetSource, Table
 
 __all__ = ["app"]
 
@@ -162,16 +160,15 @@ def _fit_files(
     """Train on rows that are read in batches, by as many processes as torchrun started."""
     import mogul
 
-    with group() as leads:
-        both = None if features is None else [*features, *targets]
-        source = source_of(data, both, weight_column, memory)
-        began = perf_counter()
-        model = mogul.MixtureDensityRegressor(random_state=seed, **settings)
-        model.fit(source, targets[0] if len(targets) == 1 else targets)
-        if leads:
-            print(heading(data, source))
-            _print_model(model, targets, perf_counter() - began)
-            print_saved(None if out is None else mogul.save(model, out))
+    model = mogul.MixtureDensityRegressor(random_state=seed, **settings)
+    outputs = targets[0] if len(targets) == 1 else targets
+    both = None if features is None else [*features, *targets]
+    rows = data, both, weight_column, memory
+
+    def told(_: ParquetSource, lapse: float) -> None:
+        _print_model(model, targets, lapse)
+
+    fit_in_group(model, lambda source: model.fit(source, outputs), *rows, out, told)
 
 
 @app.command()

@@ -146,8 +146,7 @@ class ParquetSource(Source):
         return part
 
     def parts(self, n: int) -> list[Source]:
-        every = (copy(self) if n == 1 else self.shard(i, n) for i in range(n))
-        return [part._kept(self._cache.how) for part in every]
+        return [copy(self.shard(i, n))._kept(self._cache.how) for i in range(n)]
 
     def uncached(self) -> Source:
         return copy(self)._kept("none")

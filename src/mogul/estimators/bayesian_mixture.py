@@ -377,7 +377,8 @@ degrees_of_freedom_prior_ : float or ndarray
                 return self._start_mixtures(sample, method, rng)
 
             def problem_of(rows: Streamed, prior: Belief, starts: list[Belief]) -> Problem:
-                previous = self._last_bound() if starts[0] is self._last_belief(prior) else -np.inf
+                goes_on = self._last_belief(prior) is not None
+                previous = self._last_bound() if goes_on else -np.inf
                 return self._problem(rows, prior, starts, rng, previous, observers)
 
             outcome, prior, notes = infer_source(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.random import RandomState
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -356,7 +356,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 reading=passes,
             )
             observers.finish(fit.trace)
-        adopt_columns(self, names, source.n_features)
         dtype = named_dtype(self.dtype or surveys[0].sample.values.dtype)
         self.adopt(fit, dtype or np.dtype(np.float64), names)
         self.passes_, self.n_seen_ = passes.report, surveys[0].total_weight
@@ -388,8 +387,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             weight of all rows so far.
         """
         if not hasattr(self, "means_"):
-            validated(clone(self), X, reset=True)  # refuses sources too
-            return self.fit(X, sample_weight=sample_weight)
+            self._fit(X, sample_weight)
+            return self
         mixture = self.mixture_.to(dtype=torch.float64)
         if (self.n_components, self.covariance_type) != (
             mixture.n_components,
@@ -448,9 +447,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def adopt(self, fit: Fit, dtype: np.dtype, names: Sequence[str] | None) -> Self:
         """Take over a fit made elsewhere, as if :meth:`fit` had made it."""
-        self.n_features_in_ = fit.mixture.n_features
-        if names is not None:
-            self.feature_names_in_ = np.asarray(names, dtype=object)
+        adopt_columns(self, names, fit.mixture.n_features)
         self._set_mixture(fit.mixture, dtype)
         self.converged_ = fit.trace.converged
         self.n_iter_ = fit.trace.n_iter

@@ -563,8 +563,8 @@ class MixtureDensityRegressor(RegressorMixin, BaseEstimator):
     def _answers(self, X: Any, answer: Callable[[slice, Mixture], Tensor]) -> np.ndarray:
         if isinstance(X, Source):
             check_is_fitted(self, "networks_")
-            batches = (rows.values.double() for rows in checked_batches(self, X))
-            parts = (p for x in batches for p in self._in_parts(as_tensor(x.numpy(), self._place)))
+            batches = (rows.values.to(self._place) for rows in checked_batches(self, X))
+            parts = (part for x in batches for part in self._in_parts(x))
             return torch.cat([answer(*part).cpu() for part in parts]).numpy()
         x = self._values(X)
         return torch.cat([answer(*part) for part in self._in_parts(x)]).cpu().numpy()

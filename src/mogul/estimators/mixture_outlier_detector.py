@@ -200,8 +200,9 @@ class MixtureOutlierDetector(CalibratedOutliers, BaseEstimator):
         X : array-like or data frame, shape (N, D), or Source
             A :class:`mogul.data.Source` is read in batches: of more than 64,000 rows the units and
             the form are found on a sample, the mixtures are fitted to all, and about a million rows
-            calibrate. It must give the same rows in the same order in every pass. In a process
-            group every process calls this and gets the same answer.
+            calibrate and set the threshold of ``contamination``. It must give the same rows in the
+            same order in every pass. In a process group every process calls this and gets the same
+            answer.
         y : ignored
         sample_weight : array-like, shape (N,), optional
             Of each row in the fit; every row of positive weight counts once in the calibration.

@@ -261,7 +261,8 @@ def _fit_source(
 
     def work(collect: Collect) -> tuple[GradientFit, dict[str, Tensor]]:
         found = _descend(objective, share.streamed(collect), held_out, how)
-        return replace(found, module=nn.Identity()), module.state_dict()
+        state = {name: value.cpu() for name, value in module.state_dict().items()}
+        return replace(found, module=nn.Identity()), state
 
     found, state = share.team.lead(work, share.local)
     module.load_state_dict(state)

@@ -55,16 +55,14 @@ def incremental_em(
     for i in range(len(start)):
         trace = Trace(first + i, previous)
         mixture, stopped = _climb(rows, start[i], settings, trace, on_iteration)
-        left = max(0, settings.max_iter - trace.n_iter)
-        left = 0 if stopped else left
-        told = _later(trace, on_iteration)
+        left = 0 if stopped else settings.max_iter - trace.n_iter
         ended = fit_em(
             rows,
             stack([mixture]),
             replace(settings, max_iter=left),
             previous=trace.value,
             first=first + i,
-            on_iteration=told,
+            on_iteration=_later(trace, on_iteration),
         )
         results.append(_joined(trace, ended, stopped))
         if results[-1].interrupted:
@@ -135,18 +133,17 @@ def _later(trace: Trace, on_iteration: Callable[[IterationRecord], bool | None] 
     """What is told of iterations that follow those of a trace."""
     if on_iteration is None:
         return None
-    return lambda record: on_iteration(_numbered(record, trace.n_iter))
+    return lambda record: on_iteration(_after(trace, record))
 
 
-def _numbered(record: IterationRecord, before: int) -> IterationRecord:
-    return replace(record, iteration=record.iteration + before)
+def _after(trace: Trace, record: IterationRecord) -> IterationRecord:
+    """A record, counted on from those of a trace."""
+    return replace(record, iteration=trace.n_iter + record.iteration)
 
 
 def _joined(trace: Trace, ended: EMResult, stopped: bool) -> EMResult:
     """The result of the later iterations with the earlier ones before it."""
     last = ended.traces[0]
-    last.records[:0] = trace.records
-    for i, record in enumerate(last.records):
-        last.records[i] = replace(record, iteration=i + 1)
+    last.records = [*trace.records, *(_after(trace, record) for record in last.records)]
     last.events[:0] = trace.events
     return replace(ended, interrupted=ended.interrupted or stopped)
