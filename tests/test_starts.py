@@ -320,7 +320,7 @@ def test_more_than_a_thousand_components():
     x = np.repeat(centres, 6, axis=0) + 0.1 * rng.normal(size=(6006, 2))
     model = GaussianMixture(1001, covariance_type="spherical", random_state=0, max_iter=10)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # ten iterations are not to converge
         model.fit(x)
     near = np.linalg.norm(model.means_[:, None] - centres[:200], axis=2).min(0)
-    assert np.median(near) < 0.2
+    assert (near < 0.2).mean() > 0.9  # of rows drawn at random less than two thirds have one

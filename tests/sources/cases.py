@@ -1,5 +1,6 @@
 """Tables in Parquet files of odd row groups, and programs that several processes run."""
 
+import json
 import os
 import socket
 import subprocess
@@ -59,6 +60,13 @@ def start_together(program, n, *arguments):
             )
         )
     return running
+
+
+def answers_together(program, n, out, *arguments):
+    """What each of ``n`` processes, all of which must succeed, writes as JSON to ``out``-rank."""
+    for code, said, error in run_together(program, n, *arguments):
+        assert code == 0, said + error
+    return [json.loads(out.with_name(f"{out.name}-{rank}.json").read_text()) for rank in range(n)]
 
 
 def run_together(program, n, *arguments):

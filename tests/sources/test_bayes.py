@@ -1,6 +1,5 @@
 """A posterior inferred from rows that are read in batches is that of the rows in memory."""
 
-import json
 import pickle
 
 import numpy as np
@@ -14,7 +13,7 @@ from mogul.data.shuffling import minibatches
 from mogul.errors import InputError
 from mogul.infer import SVI
 from mogul.priors import IndependentNormalGamma
-from sources.cases import clusters, run_together, write_parts
+from sources.cases import answers_together, clusters, write_parts
 
 names = pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])
 
@@ -31,6 +30,12 @@ def assert_same(found, expected, rtol=1e-9):
         want = getattr(expected, what)
         scale = np.abs(want).max()
         np.testing.assert_allclose(getattr(found, what), want, rtol=rtol, atol=rtol * scale)
+
+
+def assert_same_spread(found, expected, rtol):
+    for what in ("weights", "means", "covariances"):
+        spreads = [one.posterior_.std(what, "linear_response") for one in (found, expected)]
+        torch.testing.assert_close(*spreads, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -105,22 +110,8 @@ def test_a_sample_first_ends_where_all_rows_alone_do():
     assert found.elbo_ == pytest.approx(expected.elbo_, abs=1e-2)
     np.testing.assert_allclose(found.means_, expected.means_, atol=1e-4)
     assert found.n_iter_ < 0.8 * expected.n_iter_
-    # The missing information is told from the sample of 64,000 rows.
-    for what in ("weights", "means", "covariances"):
-        torch.testing.assert_close(
-            found.posterior_.std(what, "linear_response"),
-            expected.posterior_.std(what, "linear_response"),
-            rtol=5e-3,
-            atol=0,
-        )
-    # The missing information is told from the sample of 64,000 rows.
-    for what in ("weights", "means", "covariances"):
-        torch.testing.assert_close(
-            found.posterior_.std(what, "linear_response"),
-            expected.posterior_.std(what, "linear_response"),
-            rtol=5e-3,
-            atol=0,
-        )
+    # The missing information is told from 64,000 of the rows: an error of some thousandths.
+    assert_same_spread(found, expected, 5e-3)
 
 
 def test_weights_that_differ_much_and_a_sample():
@@ -130,13 +121,8 @@ def test_weights_that_differ_much_and_a_sample():
     found = model(n_components=2, tol=1e-5).fit(ArraySource(x, weight))
     expected = model(n_components=2, tol=1e-5).fit(x, sample_weight=weight)
     np.testing.assert_allclose(found.means_, expected.means_, atol=1e-3)
-    for what in ("weights", "means"):
-        torch.testing.assert_close(
-            found.posterior_.std(what, "linear_response"),
-            expected.posterior_.std(what, "linear_response"),
-            rtol=0.03,
-            atol=0,
-        )
+    # Light rows stand for thirty times their number; without their weights it is at a saddle.
+    assert_same_spread(found, expected, 0.03)
 
 
 def test_going_on_and_pruning():
@@ -204,7 +190,7 @@ def test_stochastic_inference_from_a_source():
     source = ArraySource(x[np.argsort(x[:, 0])], batch_rows=200)
     small = model(inference=SVI(passes=20, batch_size=500)).fit(source)
     assert small.converged_
-    assert small.elbo_ > expected.elbo_ - 2.5
+    assert small.elbo_ > expected.elbo_ - 2.5  # what the noise of the last steps may cost
     assert small.passes_.n_rows >= 20 * 6000
 
 
@@ -235,9 +221,8 @@ dist.destroy_process_group()
 def test_processes_find_what_one_finds(tmp_path, how):
     x, _ = clusters()
     folder = write_parts(tmp_path / "parts", x)
-    for code, said, error in run_together(FIT, 2, folder, tmp_path / "found", how):
-        assert code == 0, said + error
-    found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
+    out = tmp_path / "found"
+    found = answers_together(FIT, 2, out, folder, out, how)
     assert found[0] == found[1]
     expected = model().fit(x)
     if how == "cavi":

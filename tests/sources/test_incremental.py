@@ -1,7 +1,5 @@
 """EM that moves after each part of the rows, and after each batch of a stream."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,7 @@ from mogul.infer.em import EMSettings, Streamed
 from mogul.infer.incremental import incremental_em, n_parts
 from mogul.infer.maximum_likelihood import initial_mixtures
 from mogul.kernels import e_step
-from sources.cases import clusters, run_together, write_parts
+from sources.cases import answers_together, clusters, write_parts
 
 names = pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])
 
@@ -56,8 +54,8 @@ def test_every_step_raises_the_free_energy(name):
     incremental_em(streamed, start, EMSettings(tol=1e-9, max_iter=15, floor=0.0))
     steps = np.diff(energies)
     assert len(steps) > 200
-    assert steps.min() > -1e-9 * abs(energies[0])
-    assert energies[-1] > energies[0] + 1
+    assert steps.min() > -1e-9 * abs(energies[-1])  # the first is a million times as large
+    assert energies[-1] > energies[32] + 10  # the first pass was EM's
 
 
 @names
@@ -135,9 +133,8 @@ dist.destroy_process_group()
 def test_processes_that_move_together(tmp_path):
     x, _ = clusters()
     folder = write_parts(tmp_path / "parts", x)
-    for code, said, error in run_together(FIT, 2, folder, tmp_path / "found"):
-        assert code == 0, said + error
-    found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
+    out = tmp_path / "found"
+    found = answers_together(FIT, 2, out, folder, out)
     assert found[0] == found[1]
     expected = GaussianMixture(3, random_state=0, tol=1e-9, max_iter=400).fit(x)
     assert found[0]["bound"] == pytest.approx(expected.lower_bound_, abs=1e-8)

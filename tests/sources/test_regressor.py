@@ -1,7 +1,5 @@
 """Mixture density networks trained on rows that are read in batches."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +12,7 @@ from mogul.errors import InputError, UnknownNameError
 from mogul.estimators._regression_stream import regression_stream
 from mogul.infer.streams import Share
 from mogul.nn.mixture_density_network import MixtureDensityNetwork
-from sources.cases import run_together, write_parts
+from sources.cases import answers_together, write_parts
 
 
 def waves(n=70_000, seed=0):
@@ -63,8 +61,8 @@ def test_many_rows_are_learnt_batch_by_batch(tmp_path):
     fresh, target = waves(20_000, seed=1)
     in_memory = model().fit(x, y).score(fresh, target)
     score, best = found.score(fresh, target), truth(fresh, target)
-    assert score > in_memory - 0.03
-    assert best - 0.1 < score < best
+    assert score > in_memory - 0.01  # from seed to seed it differs by 0.002; untrained by 1.5
+    assert best - 0.03 < score < best
     assert found.held_out_loss_ == pytest.approx(-score, abs=0.03)
     assert len(found.history_) == 4
     save(found, tmp_path / "net.mogul")
@@ -151,9 +149,8 @@ def test_processes_train_the_same_networks(tmp_path, groups):
     """The second time one process has no rows at all."""
     x, y = waves()
     folder = write_parts(tmp_path / "parts", np.c_[x, y], groups=groups)
-    for code, said, error in run_together(FIT, 2, folder, tmp_path / "found"):
-        assert code == 0, said + error
-    found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
+    out = tmp_path / "found"
+    found = answers_together(FIT, 2, out, folder, out)
     assert found[0]["mean"] == found[1]["mean"]
     assert [one["told"] for one in found] == [3, 0]
     fresh, target = waves(20_000, seed=1)

@@ -1,6 +1,5 @@
 """Several processes that divide the rows find what one finds; where one fails, all stop."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 
 from mogul import GaussianMixture, load
 from mogul.data import ArraySource, ParquetSource
-from sources.cases import clusters, run_together, write_parts
+from sources.cases import answers_together, clusters, run_together, write_parts
 
 FIT = """
 import json, sys
@@ -39,9 +38,7 @@ finally:
 
 
 def fitted(folder, out, n, name="full", column=""):
-    for code, said, error in run_together(FIT, n, folder, out, name, column):
-        assert code == 0, said + error
-    return [json.loads(out.with_name(f"{out.name}-{rank}.json").read_text()) for rank in range(n)]
+    return answers_together(FIT, n, out, folder, out, name, column)
 
 
 def assert_like(found, expected):
