@@ -24,12 +24,13 @@ from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 numba = pytest.importorskip("numba")
 
 from mogul.infer import compiled_em  # noqa: E402
-from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture  # noqa: E402
+from mogul.infer.compiled_em import CompiledMap, PackedChart  # noqa: E402
 from mogul.infer.compiled_starts import begin_each  # noqa: E402
 from mogul.kernels import _kmeans  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
 from mogul.kernels.compiled import CompiledKernel, collect_sums, empty_plan  # noqa: E402
+from mogul.kernels.packed import PackedMixture  # noqa: E402
 from mogul.kernels.reference import ReferenceKernel  # noqa: E402
 
 KINDS = list(CASES)

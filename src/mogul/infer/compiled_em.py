@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -18,19 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mogul._threads import spread
-from mogul.covariances import (
-    Covariance,
-    DiagCovariance,
-    FullCovariance,
-    SphericalCovariance,
-    TiedCovariance,
-)
 from mogul.data.rows import Rows
 from mogul.infer.ascent import PAYS_AFTER, Step
 from mogul.infer.repair import split_into
 from mogul.infer.stopping import STEADY, Trace
 from mogul.kernels import _many, _tiles
 from mogul.kernels import _parameters as code
+from mogul.kernels._few import Screen
 from mogul.kernels._local import collect_local, prefers_local
 from mogul.kernels.compiled import (
     Sums,
@@ -40,82 +33,24 @@ from mogul.kernels.compiled import (
     collect_sums,
     cut,
     empty_plan,
+    empty_screens,
+    fill_screens,
     fits_one_core,
+    is_exact,
 )
+from mogul.kernels.packed import KINDS, PackedMixture
 from mogul.mixture import Mixture
 
-__all__ = ["KINDS", "CompiledMap", "PackedChart", "PackedMixture", "fit_one", "mended"]
+__all__ = ["CompiledMap", "PackedChart", "fit_one", "mended"]
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]]
 
-KINDS: dict[type[Covariance], int] = {
-    FullCovariance: code.FULL,
-    TiedCovariance: code.TIED,
-    DiagCovariance: code.DIAG,
-    SphericalCovariance: code.SPHERICAL,
-}
-
-
 _BURST = 100
 """Iterations, at most, between looks at whether somebody pressed Ctrl-C."""
+_LONGEST_WAIT = 15
+"""Passes, at most, that are not screened because one before them did not gain by it."""
 _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
-
-
-@dataclass(frozen=True)
-class PackedMixture:
-    """A single mixture as three arrays; see :mod:`mogul.kernels._parameters`."""
-
-    structure: type[Covariance]
-    log_weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    factor: NDArray[np.float64]
-
-    @classmethod
-    def empty(
-        cls, structure: type[Covariance], n_components: int, n_features: int
-    ) -> PackedMixture:
-        """Arrays of the right shapes, to be filled in."""
-        k, d = n_components, n_features
-        shapes = {
-            code.FULL: (k, d, d),
-            code.TIED: (1, d, d),
-            code.DIAG: (k, 1, d),
-            code.SPHERICAL: (k, 1, 1),
-        }
-        factor = np.empty(shapes[KINDS[structure]])
-        return cls(structure, np.empty(k), np.empty((k, d)), factor)
-
-    @classmethod
-    def of(cls, mixture: Mixture) -> PackedMixture:
-        """A single mixture."""
-        packed = cls.empty(type(mixture.covariance), *mixture.means.shape)
-        packed.log_weights[:] = mixture.log_weights.detach().numpy()
-        packed.means[:] = mixture.means.detach().numpy()
-        packed.factor[:] = mixture.covariance.factor.detach().numpy().reshape(packed.factor.shape)
-        return packed
-
-    def unpacked(self) -> Mixture:
-        k, d = self.means.shape
-        factor = torch.from_numpy(self.factor).reshape(self.structure.factor_shape(k, d))
-        log_weights, means = torch.from_numpy(self.log_weights), torch.from_numpy(self.means)
-        return Mixture(log_weights, means, self.structure(factor, k, d))
-
-    def blank(self) -> PackedMixture:
-        """One of the same size, to be filled in."""
-        return PackedMixture.empty(self.structure, *self.means.shape)
-
-    @property
-    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        return self.log_weights, self.means, self.factor
-
-    @property
-    def kind(self) -> int:
-        return KINDS[self.structure]
-
-    @property
-    def n_components(self) -> int:
-        return len(self.log_weights)
 
 
 class CompiledMap:
@@ -140,7 +75,10 @@ class CompiledMap:
         n_rows = batches.n_rows if isinstance(batches, Rows) else None
         shape = like.n_components, like.n_features
         self.plan = empty_plan(type(like.covariance), *shape, n_rows=n_rows)
-        self.expanded = not prefers_local(KINDS[type(like.covariance)], like.n_components)
+        kind = KINDS[type(like.covariance)]
+        self.screens = empty_screens(kind, *shape, n_rows)
+        self.waited = self.wait = 0  # passes
+        self.expanded = not prefers_local(kind, like.n_components)
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
         return [self._step(point) for point in points]
@@ -200,18 +138,32 @@ class CompiledMap:
         farthest = code.prepare(point.kind, *point.arrays, len(plan.left), *plans)
         if not farthest < plan.limit:
             return None
-        sums = self._sums()
+        sums = self._screened_sums(point)
         if sums is None:
             return None
         origin = plan.centre[None]
         return self._maximised(point, sums.products[0], sums.second[0], sums.totals[0], origin)
 
-    def _sums(self) -> Sums | None:
+    def _screened_sums(self, point: PackedMixture) -> Sums | None:
+        """As :meth:`_sums`, screened unless that gained nothing of late."""
+        self.waited += 1
+        if not self.screens or self.waited <= self.wait:
+            return self._sums(())
+        sums = self._sums(fill_screens(self.screens, point.arrays, self.plan))
+        if sums is None:
+            return None
+        gained = 2 * sums.n_screened > sums.n_rows
+        self.waited, self.wait = 0, 0 if gained else min(_LONGEST_WAIT, 1 + 2 * self.wait)
+        counts = sums.products[0, :, len(self.plan.left) + len(self.plan.centre)]
+        exact = is_exact(counts, point.log_weights, sums.totals[0, 0])
+        return sums if exact else self._sums(())
+
+    def _sums(self, screens: Sequence[Screen]) -> Sums | None:
         """Of all batches; None where a row is too far away for the expanded form."""
         found = None
         for rows, weight in self.batches:
             lines = as_lines(weight, rows), as_lines(None, rows)
-            new = collect_sums(as_array(rows), *lines, self.plan, 1, self.n_threads)
+            new = collect_sums(as_array(rows), *lines, self.plan, 1, self.n_threads, screens)
             if new.strays:
                 return None
             found = new if found is None else found.plus(new)

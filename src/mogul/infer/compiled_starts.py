@@ -12,10 +12,11 @@ from numpy.random import RandomState
 from mogul._threads import at_hand, spread
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
-from mogul.infer.compiled_em import PackedMixture, fit_one
+from mogul.infer.compiled_em import fit_one
 from mogul.kernels import _many
 from mogul.kernels._kmeans import n_tries
 from mogul.kernels.compiled import as_array, as_lines, empty_plan
+from mogul.kernels.packed import PackedMixture
 
 __all__ = ["Begun", "begin_each"]
 

@@ -273,7 +273,8 @@ def fit_em(
     n_threads = at_hand()
     with one_thread_if_small(work):
         if not isinstance(batches, Streamed) and compiles(device, kind, settings):
-            from mogul.infer.compiled_em import CompiledMap, PackedChart, PackedMixture, mended
+            from mogul.infer.compiled_em import CompiledMap, PackedChart, mended
+            from mogul.kernels.packed import PackedMixture
 
             compiled = CompiledMap(batches, start, settings.floor, n_threads)
             packed = [PackedMixture.of(point) for point in points]
@@ -320,7 +321,7 @@ def compiles(device: torch.device, kind: type[Covariance], settings: EMSettings)
     """Whether compiled code does what is asked: of structures that it knows, without shrinkage."""
     if device.type != "cpu" or settings.shrinkage or not has_compiler():
         return False
-    from mogul.infer.compiled_em import KINDS
+    from mogul.kernels.packed import KINDS
 
     return kind in KINDS
 

@@ -111,11 +111,11 @@ def _compiled(
     random_state: RandomState,
 ) -> None:
     """Fill in what compiled code can fit."""
-    from mogul.infer.compiled_em import KINDS, PackedMixture
     from mogul.kernels import _many
     from mogul.kernels._kmeans import n_tries
     from mogul.kernels._tiles import padded
     from mogul.kernels.compiled import empty_plan
+    from mogul.kernels.packed import KINDS, PackedMixture
 
     kind = structure(covariance_type)
     n_sets, k, d = found.means.shape

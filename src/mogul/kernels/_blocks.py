@@ -18,29 +18,37 @@ from mogul.kernels._vectors import (
     PANEL,
     REGISTERS,
     VECTORS,
+    VectorType,
     constant,
     inner,
     intrinsic,
     multiplied_added,
+    narrow,
     pointer,
     read,
     repeated,
     sums,
+    vector,
     write,
 )
 
 __all__ = [
     "BLOCK",
     "LINES",
+    "NARROW_BLOCK",
     "accumulate",
     "multiply",
+    "multiply_narrow",
     "multiply_pairs",
+    "multiply_strip",
     "n_blocked",
     "unblock",
 ]
 
 BLOCK = 4
 """Components in a block."""
+NARROW_BLOCK = 8
+"""Components in a block of single precision."""
 LINES = REGISTERS // 8
 """Lines in a block of statistics; numbers of lines are multiples of it."""
 GROUP = 8
@@ -78,21 +86,34 @@ class _Loop:
         builder.position_at_end(after)
 
 
-def _multiply_block(size: int) -> Any:
+def _multiply_block(size: int, kind: VectorType = vector) -> Any:
+    n_vectors = PANEL // kind.lanes
+
     @intrinsic
-    def block(typingctx, weights, at_weight, lines, at_line, terms, at_term, n_lines, fresh):
+    def block(
+        typingctx, weights, at_weight, weight_step, weight_apart, lines, at_line, line_step,
+        terms, at_term, term_step, n_lines, fresh,
+    ):  # fmt: skip
         """``size`` lines of terms, of one panel: weights @ lines, added to what is there.
 
-        Unless ``fresh``: then to zero. ``weights`` are stored line by line.
+        Unless ``fresh``: then to zero. Weights of a line are ``weight_apart``, those of the next
+        one ``weight_step`` further; lines of both panels are as far apart as their steps.
         """
 
         def code(context, builder, signature, arguments):
-            weights, at_weight, lines, at_line, terms, at_term, n_lines, fresh = arguments
+            weights, at_weight, weight_step, weight_apart, *arguments = arguments
+            lines, at_line, line_step, terms, at_term, term_step, n_lines, fresh = arguments
 
-            def place(array, start, offset):
-                return pointer(context, builder, array, builder.add(start, offset))
+            def place(array, start, step, i, v):
+                start = builder.add(start, builder.mul(step, i))
+                index = builder.add(start, _LONG(v * kind.lanes))
+                return pointer(context, builder, array, index, kind)
 
-            places = [place(terms, at_term, _LONG(i * LANES)) for i in range(size * VECTORS)]
+            places = [
+                place(terms, at_term, term_step, _LONG(i), v)
+                for i in range(size)
+                for v in range(n_vectors)
+            ]
             entry = builder.block
             with builder.if_then(builder.not_(fresh)):
                 earlier = [read(builder, p) for p in places]
@@ -100,28 +121,30 @@ def _multiply_block(size: int) -> Any:
             start = []
             for value in earlier:
                 phi = builder.phi(value.type)
-                phi.add_incoming(constant(0.0), entry)
+                phi.add_incoming(constant(0.0, kind), entry)
                 phi.add_incoming(value, taken)
                 start.append(phi)
             loop = _Loop(builder, n_lines, start)
-            here = builder.add(at_line, builder.mul(loop.index, _LONG(PANEL)))
-            line = [read(builder, place(lines, here, _LONG(v * LANES))) for v in range(VECTORS)]
-            row = builder.add(at_weight, builder.mul(loop.index, _LONG(size)))
-            data = context.make_array(_FLAT)(context, builder, weights).data
+            line = [
+                read(builder, place(lines, at_line, line_step, loop.index, v))
+                for v in range(n_vectors)
+            ]
+            row = builder.add(at_weight, builder.mul(loop.index, weight_step))
+            data = context.make_array(kind.flat)(context, builder, weights).data
             found = []
             for i in range(size):
-                number = builder.load(builder.gep(data, [builder.add(row, _LONG(i))]))
-                weight = repeated(builder, number)
+                at = builder.add(row, builder.mul(weight_apart, _LONG(i)))
+                weight = repeated(builder, builder.load(builder.gep(data, [at])), kind)
                 found += [
-                    multiplied_added(builder, weight, line[v], loop.values[i * VECTORS + v])
-                    for v in range(VECTORS)
+                    multiplied_added(builder, weight, line[v], loop.values[i * n_vectors + v])
+                    for v in range(n_vectors)
                 ]
             loop.close(found)
             for value, p in zip(found, places, strict=True):
                 write(builder, value, p)
             return context.get_dummy_value()
 
-        arrays = [_FLAT, _INDEX] * 3
+        arrays = [kind.flat, *[_INDEX] * 3, *[kind.flat, _INDEX, _INDEX] * 2]
         return types.void(*arrays, _INDEX, types.boolean), code
 
     return block
@@ -213,6 +236,7 @@ def _accumulate_block(size: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3, _multiply_4 = map(_multiply_block, range(1, BLOCK + 1))
+_multiply_narrow = _multiply_block(NARROW_BLOCK, narrow)
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = map(_pairs_block, range(1, BLOCK + 1))
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
 
@@ -230,13 +254,56 @@ def multiply(
         size = min(BLOCK, n_terms - k)
         w, t = at_weight + k * n_all + first * size, at_term + k * PANEL
         if size == 4:
-            _multiply_4(weights, w, lines, at_line, terms, t, n_lines, fresh)
+            _multiply_4(weights, w, 4, 1, lines, at_line, PANEL, terms, t, PANEL, n_lines, fresh)
         elif size == 3:
-            _multiply_3(weights, w, lines, at_line, terms, t, n_lines, fresh)
+            _multiply_3(weights, w, 3, 1, lines, at_line, PANEL, terms, t, PANEL, n_lines, fresh)
         elif size == 2:
-            _multiply_2(weights, w, lines, at_line, terms, t, n_lines, fresh)
+            _multiply_2(weights, w, 2, 1, lines, at_line, PANEL, terms, t, PANEL, n_lines, fresh)
         else:
-            _multiply_1(weights, w, lines, at_line, terms, t, n_lines, fresh)
+            _multiply_1(weights, w, 1, 1, lines, at_line, PANEL, terms, t, PANEL, n_lines, fresh)
+
+
+@inner
+def multiply_strip(
+    left, at_left, left_step, left_apart, right, at_right, right_step, out, at_out, out_step,
+    n_left, n_lines, fresh,
+):  # fmt: skip
+    """PANEL columns of a product, of ``n_left`` lines, or more of them unless ``fresh``.
+
+    Each of ``n_lines`` is a line of ``right`` times numbers of ``left`` that are ``left_apart``.
+    """
+    for i in range(0, n_left, BLOCK):
+        size, a, o = min(BLOCK, n_left - i), at_left + i * left_apart, at_out + i * out_step
+        if size == 4:
+            _multiply_4(
+                left, a, left_step, left_apart, right, at_right, right_step, out, o, out_step,
+                n_lines, fresh,
+            )  # fmt: skip
+        elif size == 3:
+            _multiply_3(
+                left, a, left_step, left_apart, right, at_right, right_step, out, o, out_step,
+                n_lines, fresh,
+            )  # fmt: skip
+        elif size == 2:
+            _multiply_2(
+                left, a, left_step, left_apart, right, at_right, right_step, out, o, out_step,
+                n_lines, fresh,
+            )  # fmt: skip
+        else:
+            _multiply_1(
+                left, a, left_step, left_apart, right, at_right, right_step, out, o, out_step,
+                n_lines, fresh,
+            )  # fmt: skip
+
+
+@inner
+def multiply_narrow(weights, lines, first, n_lines, n_all, terms, at_term, n_terms, fresh):
+    """As ``multiply`` in single precision, of whole blocks of ``NARROW_BLOCK`` terms."""
+    for k in range(0, n_terms, NARROW_BLOCK):
+        _multiply_narrow(
+            weights, k * n_all + first * NARROW_BLOCK, NARROW_BLOCK, 1, lines, 0, PANEL,
+            terms, at_term + k * PANEL, PANEL, n_lines, fresh,
+        )  # fmt: skip
 
 
 @inner

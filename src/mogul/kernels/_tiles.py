@@ -31,14 +31,14 @@ from mogul.kernels._vectors import (
     unless_below,
 )
 
-__all__ = ["QUESTIONS", "Plan", "collect", "padded", "score"]
+__all__ = ["CACHE_LINE", "QUESTIONS", "Plan", "collect", "padded", "score"]
 
 _LOG_PROB, _LABELS, _RESPONSIBILITIES = range(3)
 QUESTIONS = {"log_prob": _LOG_PROB, "labels": _LABELS, "responsibilities": _RESPONSIBILITIES}
 """What :func:`score` finds of each row."""
 
 
-_CACHE_LINE = 64
+CACHE_LINE = 64
 """Bytes that memory hands over at a time."""
 
 
@@ -260,7 +260,7 @@ def _load_lines(rows, start, n_rows, filling, lines):
     for panel in range((n_rows + PANEL - 1) // PANEL):
         first = start + panel * PANEL
         if rows.strides[0] == n_features * rows.itemsize:  # not of a few columns of a wide table
-            for offset in range(0, PANEL * rows.strides[0], _CACHE_LINE):
+            for offset in range(0, PANEL * rows.strides[0], CACHE_LINE):
                 prefetch(rows, first + ahead, offset)
         count = min(PANEL, start + n_rows - first)
         base = panel * n_lines * PANEL

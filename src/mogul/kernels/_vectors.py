@@ -30,6 +30,8 @@ __all__ = [
     "VECTORS",
     "YES",
     "ZERO",
+    "VectorType",
+    "above",
     "compiled",
     "dense",
     "exp",
@@ -37,17 +39,23 @@ __all__ = [
     "inner",
     "intrinsic",
     "load",
+    "load_across",
     "load_narrow",
     "load_square",
     "log",
+    "lowest_bit",
     "magnitude",
     "maximum",
+    "narrow",
+    "narrowed",
     "prefetch",
     "splat",
+    "splat_narrow",
     "spliced",
     "store",
     "total",
     "unless_below",
+    "vector",
 ]
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
@@ -103,53 +111,63 @@ _VECTOR, _BITS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_LONG, LANES)
 _FLAT = types.Array(types.float64, 1, "C")
 
 
-class _VectorType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name=f"Vector{LANES}")
+class VectorType(types.Type):
+    """As many numbers as a register holds: of double precision, or twice as many of single."""
+
+    def __init__(self, number: Any, code: Any, suffix: str, lanes: int) -> None:
+        self.number, self.lanes, self.suffix = number, lanes, f"v{lanes}{suffix}"
+        self.flat = types.Array(number, 1, "C")
+        self.code = ir.VectorType(code, lanes)
+        super().__init__(name=f"Vector{lanes}{suffix}")
 
 
-vector = _VectorType()
+vector = VectorType(types.float64, _DOUBLE, "f64", LANES)
+narrow = VectorType(types.float32, ir.FloatType(), "f32", 2 * LANES)
+_KINDS = vector, narrow
 
 
-@register_default(_VectorType)
+@register_default(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)
+        super().__init__(dmm, fe_type, fe_type.code)
 
 
-def constant(value: float) -> ir.Constant:
+def constant(value: float, kind: VectorType = vector) -> ir.Constant:
     """The same number in every lane, in LLVM's terms."""
-    return ir.Constant(_VECTOR, [value] * LANES)
+    return ir.Constant(kind.code, [value] * kind.lanes)
 
 
-def pointer(context: Any, builder: Any, array: Any, index: Any) -> Any:
+def pointer(context: Any, builder: Any, array: Any, index: Any, kind: VectorType = vector) -> Any:
     """Where a vector begins in a flat array, in LLVM's terms."""
-    data = context.make_array(_FLAT)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+    data = context.make_array(kind.flat)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), kind.code.as_pointer())
 
 
 def read(builder: Any, place: Any) -> Any:
     """A vector from memory that need not be aligned."""
     value = builder.load(place)
-    value.align = 8
+    value.align = 4 if place.type == narrow.code.as_pointer() else 8
     return value
 
 
 def write(builder: Any, value: Any, place: Any) -> None:
-    builder.store(value, place).align = 8
+    builder.store(value, place).align = 4 if value.type == narrow.code else 8
 
 
-def repeated(builder: Any, number: Any) -> Any:
+def repeated(builder: Any, number: Any, kind: VectorType = vector) -> Any:
     """A number in every lane."""
-    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, _INT(0))
-    lanes = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), lanes)
+    undefined = ir.Constant(kind.code, ir.Undefined)
+    single = builder.insert_element(undefined, number, _INT(0))
+    lanes = ir.Constant(ir.VectorType(_INT, kind.lanes), [0] * kind.lanes)
+    return builder.shuffle_vector(single, undefined, lanes)
 
 
 def multiplied_added(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """A · b + c, rounded once."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f64")
+    kind = narrow if a.type == narrow.code else vector
+    function_type = ir.FunctionType(kind.code, [kind.code] * 3)
+    name = f"llvm.fma.{kind.suffix}"
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
     return builder.call(function, [a, b, c])
 
 
@@ -170,45 +188,64 @@ def sums(builder: Any, vectors: list[Any]) -> Any:
 # --- operations of compiled functions -------------------------------------------------------------
 
 
+def _kind_of(*values: Any) -> Any:
+    """The one kind of vector that all values are, or are an array of, or a number for; or None."""
+    for kind in _KINDS:
+        if all(value in (kind, kind.flat) for value in values):
+            return kind
+    return None
+
+
 @intrinsic
 def load(typingctx, array, index):
-    """The vector that begins at ``index`` of a flat float64 array."""
+    """The vector that begins at ``index`` of a flat array."""
+    kind = _kind_of(array)
 
     def code(context, builder, signature, arguments):
-        return read(builder, pointer(context, builder, *arguments))
+        array, index = arguments
+        return read(builder, pointer(context, builder, array, index, kind))
 
-    return vector(_FLAT, types.intp), code
+    return kind and (kind(kind.flat, types.intp), code)
 
 
 @intrinsic
 def store(typingctx, array, index, value):
-    """Write a vector to a flat float64 array."""
+    """Write a vector to a flat array."""
+    kind = _kind_of(array, value)
 
     def code(context, builder, signature, arguments):
         array, index, value = arguments
-        write(builder, value, pointer(context, builder, array, index))
+        write(builder, value, pointer(context, builder, array, index, kind))
         return context.get_dummy_value()
 
-    return types.void(_FLAT, types.intp, vector), code
+    return kind and (types.void(kind.flat, types.intp, kind), code)
 
 
-@intrinsic
-def splat(typingctx, number):
-    """A number in every lane."""
+def _splat(kind: VectorType) -> Any:
+    @intrinsic
+    def operation(typingctx, number):
+        """A number in every lane."""
 
-    def code(context, builder, signature, arguments):
-        return repeated(builder, arguments[0])
+        def code(context, builder, signature, arguments):
+            return repeated(builder, arguments[0], kind)
 
-    return vector(types.float64), code
+        return kind(kind.number), code
+
+    return operation
+
+
+splat, splat_narrow = map(_splat, _KINDS)
 
 
 def _binary(name: str) -> Any:
     @intrinsic
     def operation(typingctx, left, right):
+        kind = _kind_of(left, right)
+
         def code(context, builder, signature, arguments):
             return getattr(builder, name)(*arguments)
 
-        return vector(vector, vector), code
+        return kind and (kind(kind, kind), code)
 
     return operation
 
@@ -219,7 +256,7 @@ _add, _subtract, _multiply, _divide = map(_binary, ("fadd", "fsub", "fmul", "fdi
 def _overload(operation: Any, function: Any) -> None:
     @overload(operation)
     def of_vectors(left, right):
-        if left is vector and right is vector:
+        if left in _KINDS and left is right:
             return lambda left, right: function(left, right)
         return None
 
@@ -246,12 +283,13 @@ def fma(typingctx, a, b, c):
 @intrinsic
 def maximum(typingctx, left, right):
     """The larger of each pair; the right one where either is NaN."""
+    kind = _kind_of(left, right)
 
     def code(context, builder, signature, arguments):
         larger = builder.fcmp_ordered(">", *arguments)
         return builder.select(larger, *arguments)
 
-    return vector(vector, vector), code
+    return kind and (kind(kind, kind), code)
 
 
 @intrinsic
@@ -269,12 +307,46 @@ def magnitude(typingctx, value):
 @intrinsic
 def unless_below(typingctx, value, limit, below, otherwise):
     """``below`` where value < limit, else ``otherwise``, as where the value is NaN."""
+    kind = _kind_of(value, limit, below, otherwise)
 
     def code(context, builder, signature, arguments):
         value, limit, below, otherwise = arguments
         return builder.select(builder.fcmp_ordered("<", value, limit), below, otherwise)
 
-    return vector(vector, vector, vector, vector), code
+    return kind and (kind(kind, kind, kind, kind), code)
+
+
+@intrinsic
+def narrowed(typingctx, first, last):
+    """Two vectors as one of single precision."""
+
+    def code(context, builder, signature, arguments):
+        order = ir.Constant(ir.VectorType(_INT, 2 * LANES), list(range(2 * LANES)))
+        return builder.fptrunc(builder.shuffle_vector(*arguments, order), narrow.code)
+
+    return narrow(vector, vector), code
+
+
+@intrinsic
+def above(typingctx, value, limit):
+    """Bits, the lowest for the first lane: where value > limit."""
+    kind = _kind_of(value, limit)
+
+    def code(context, builder, signature, arguments):
+        larger = builder.fcmp_ordered(">", *arguments)
+        return builder.zext(builder.bitcast(larger, ir.IntType(kind.lanes)), _LONG)
+
+    return kind and (types.int64(kind, kind), code)
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):
+    """The place of the lowest bit that is set."""
+
+    def code(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), code
 
 
 @intrinsic
@@ -339,6 +411,38 @@ def load_square(typingctx, rows, row, column, lines, at):
     if not known or rows.dtype not in (types.float64, types.float32):
         return None
     return types.void(rows, types.intp, types.intp, _FLAT, types.intp), code
+
+
+@intrinsic
+def load_across(typingctx, rows, row, column):
+    """Consecutive columns of a row of a table, in any layout, as many as a vector is long."""
+
+    def code(context, builder, signature, arguments):
+        table, row, column = arguments
+        kind = signature.args[0]
+        array = context.make_array(kind)(context, builder, table)
+        number = context.get_value_type(kind.dtype)
+        strides = cgutils.unpack_tuple(builder, array.strides, 2)
+        start = builder.ptrtoint(array.data, _LONG)
+        for index, stride in zip((row, column), strides, strict=True):
+            start = builder.add(start, builder.mul(index, stride))
+        several, size = ir.VectorType(number, LANES), 8 if number == _DOUBLE else 4
+        if kind.layout == "C":
+            found = builder.load(builder.inttoptr(start, several.as_pointer()))
+            found.align = size
+        else:
+            found = ir.Constant(several, ir.Undefined)
+            for i in range(LANES):
+                place = builder.add(start, builder.mul(strides[1], _LONG(i)))
+                value = builder.load(builder.inttoptr(place, number.as_pointer()))
+                value.align = size
+                found = builder.insert_element(found, value, _INT(i))
+        return found if number == _DOUBLE else builder.fpext(found, _VECTOR)
+
+    known = isinstance(rows, types.Array) and rows.ndim == 2
+    if not known or rows.dtype not in (types.float64, types.float32):
+        return None
+    return vector(rows, types.intp, types.intp), code
 
 
 @intrinsic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections.abc import Sequence
 from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
@@ -18,10 +19,13 @@ from torch import Tensor
 from mogul._threads import spread
 from mogul.covariances import Covariance
 from mogul.errors import InputError
+from mogul.kernels import _parameters as code
 from mogul.kernels import _tiles
-from mogul.kernels._blocks import BLOCK
-from mogul.kernels._vectors import PANEL
+from mogul.kernels._blocks import BLOCK, NARROW_BLOCK
+from mogul.kernels._few import MOST_DROPPED, Screen, collect_few, sharpen
+from mogul.kernels._vectors import LANES, PANEL
 from mogul.kernels.expansion import Expansion, expansion_limit
+from mogul.kernels.packed import KINDS, PackedMixture
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -34,7 +38,10 @@ __all__ = [
     "collect_sums",
     "cut",
     "empty_plan",
+    "empty_screens",
+    "fill_screens",
     "fits_one_core",
+    "is_exact",
 ]
 
 
@@ -66,6 +73,15 @@ _SPAN_WORK = 1 << 19
 _ONE_CORE_WORK = 1 << 21
 """Multiplications of a pass that one core does as soon as two, some 0.2 ms, since all iterations
 are then one call."""
+_PAUSE = 8
+"""Tiles that are computed in full, once one did not gain by its screen; and a factor to that when
+the next does not either."""
+_SCREENED_WHOLE = 48
+"""From so many columns on, rows are screened by half of them first."""
+_SCREENED_ROWS = 64
+"""Rows, at least, and times the columns of full covariances, to make screens for."""
+_LEFT_OUT = 1e-11
+"""Of the weight of a component, what screens may leave out."""
 _MOST_SUMS = 1 << 21
 """Sums kept for all stretches together, in numbers, where that leaves one for each thread."""
 
@@ -92,6 +108,7 @@ class CompiledKernel(Expansion):
         if not self.shared:
             upper = covariance.precisions_cholesky().reshape(-1, n_features, n_features)
             whitening = _blocked(upper.transpose(-1, -2).numpy())
+        self._filled: list[tuple[Screen, ...]] = []  # once they are; shared by all copies
         self.plan = plan._replace(
             centre=self.centre.numpy(),
             sharpest=self.sharpest.numpy(),
@@ -117,7 +134,10 @@ class CompiledKernel(Expansion):
         weight, chance = as_lines(sample_weight, rows, shape), as_lines(uniform, rows, shape)
         if len(chance) == 1:
             chance = np.broadcast_to(chance, (shape.numel(), rows.shape[0])).copy()
-        sums = collect_sums(as_array(rows), weight, chance, self.plan, shape.numel())
+        screens = () if shape or len(chance) else self._screens(rows.shape[0])
+        sums = collect_sums(
+            as_array(rows), weight, chance, self.plan, shape.numel(), screens=screens
+        )
         own = self._stats(
             torch.from_numpy(sums.products).reshape(*shape, *sums.products.shape[1:]),
             torch.from_numpy(sums.second[..., :n_features]).reshape(*shape, n_features, -1),
@@ -135,6 +155,16 @@ class CompiledKernel(Expansion):
             for stray in sums.strays
         ]
         return reduce(add, others, own)
+
+    def _screens(self, n_rows: int) -> tuple[Screen, ...]:
+        """Of a single mixture; none where there are too few rows to gain by them."""
+        mixture = self.mixture
+        kind = KINDS[type(mixture.covariance)]
+        wanted = empty_screens(kind, mixture.n_components, mixture.n_features, n_rows)
+        if wanted and not self._filled:
+            arrays = PackedMixture.of(mixture).arrays
+            self._filled.append(fill_screens(wanted, arrays, self.plan))
+        return self._filled[0] if wanted else ()
 
     def score(self, rows: Tensor, what: str) -> Tensor:
         """What is asked of each row; see :func:`mogul.kernels.reference.scored`."""
@@ -186,11 +216,14 @@ class Sums(NamedTuple):
     second: NDArray[np.float64]  # (B, D, D or more): of all components together, if whitened
     totals: NDArray[np.float64]  # (B, 2): row weight and log-likelihood
     strays: list[slice]
+    n_rows: int
+    n_screened: int  # of which components were left out
 
     def plus(self, other: Sums) -> Sums:
         """Those of both parts of some rows, none of which has strays."""
         products, second = self.products + other.products, self.second + other.second
-        return Sums(products, second, self.totals + other.totals, [])
+        totals, n_rows = self.totals + other.totals, self.n_rows + other.n_rows
+        return Sums(products, second, totals, [], n_rows, self.n_screened + other.n_screened)
 
 
 def collect_sums(
@@ -200,10 +233,12 @@ def collect_sums(
     plan: _tiles.Plan,
     n_mixtures: int,
     n_threads: int | None = None,
+    screens: Sequence[Screen] = (),
 ) -> Sums:
     """One pass over rows (N, D); see :func:`mogul.kernels._tiles.collect`.
 
-    On as many threads as torch uses, or on ``n_threads``.
+    On as many threads as torch uses, or on ``n_threads``. With ``screens`` of the one mixture,
+    tried in turn, components that do not matter at a row are left out.
     """
     n_threads = n_threads or torch.get_num_threads()
     n_features = len(plan.centre)
@@ -224,19 +259,30 @@ def collect_sums(
             for end, size, shape in zip(ends, sizes, shapes, strict=True)
         ]
 
-    def sums(span: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def sums(span: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
         flat, strays = np.zeros(sum(sizes)), _no_strays(span, tile_rows)
         own = parts(flat)
-        _tiles.collect(values, span.start, span.stop, weight, chance, plan, *own, strays)
-        return flat, strays
+        row, pause, n_screened = span.start, _PAUSE, 0
+        while row < span.stop:
+            before = row
+            for screen in screens:
+                row = collect_few(values, row, span.stop, weight, plan, screen, *own)
+            pause = _PAUSE if row > before else _PAUSE * pause
+            n_screened += row - before
+            stop = min(span.stop, row + pause * tile_rows) if screens else span.stop
+            tiles = [-(-(end - span.start) // tile_rows) for end in (row, stop)]
+            _tiles.collect(values, row, stop, weight, chance, plan, *own, strays[slice(*tiles)])
+            row = stop
+        return flat, strays, n_screened
 
     spans = cut(len(values), sum(sizes), plan, n_threads)
     found = spread(sums, spans, n_threads)
-    products, second, totals = parts(reduce(np.add, [flat for flat, _ in found]))
+    flat, marks, n_screened = zip(*found, strict=True)
+    products, second, totals = parts(reduce(np.add, flat))
     if width and len(weight) < 2:
         second[1:] = second[0]  # the same for all mixtures
-    strays = _stray_rows(spans, [marks for _, marks in found], tile_rows)
-    return Sums(products, second, totals, strays)
+    strays = _stray_rows(spans, marks, tile_rows)
+    return Sums(products, second, totals, strays, len(values), sum(n_screened))
 
 
 def check_width(values: NDArray, plan: _tiles.Plan) -> None:
@@ -268,7 +314,9 @@ def cut(n_rows: int, n_sums: int, plan: _tiles.Plan, n_threads: int) -> list[sli
     return [slice(i, min(i + step, n_rows)) for i in range(0, max(n_rows, 1), step)]
 
 
-def _stray_rows(spans: list[slice], strays: list[NDArray[np.bool_]], tile_rows: int) -> list[slice]:
+def _stray_rows(
+    spans: Sequence[slice], strays: Sequence[NDArray[np.bool_]], tile_rows: int
+) -> list[slice]:
     """The rows of tiles that the compiled function left out."""
     starts = [
         (span.start + int(tile) * tile_rows, span.stop)
@@ -314,6 +362,79 @@ def empty_plan(
         tile_panels=max(1, min(most, _TILE_NUMBERS // per_panel)),
         chunk=chunk,
     )
+
+
+def empty_screens(
+    kind: int, n_components: int, n_features: int, n_rows: int | None = None
+) -> tuple[Screen, ...]:
+    """Screens that are still to be filled in, to be tried in turn; those that may gain something.
+
+    By half of the columns and by all; ``n_rows`` is how many rows there will be in a pass.
+    """
+    costly = _SCREENED_ROWS * (n_features if kind == code.FULL else 1)
+    if n_rows is not None and n_rows < costly:
+        return ()
+    half = -(-n_features // (2 * LANES)) * LANES
+    widths = (half, n_features) if n_features > _SCREENED_WHOLE else (n_features,)
+    screens = [_empty_screen(kind, n_components, n_features, width) for width in widths]
+    return tuple(screen for screen in screens if screen.most_pairs > 1)
+
+
+def fill_screens(
+    screens: Sequence[Screen],
+    mixture: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    plan: _tiles.Plan,
+) -> tuple[Screen, ...]:
+    """Those that could be filled in, with a mixture as of `_parameters.prepare` and its plan."""
+    return tuple(screen for screen in screens if sharpen(*mixture, plan.centre, screen))
+
+
+def is_exact(counts: NDArray[np.float64], log_weights: NDArray[np.float64], weight: float) -> bool:
+    """Whether what screens left out is below rounding for each component's own statistics."""
+    usual = np.minimum(1.0, len(counts) * np.exp(log_weights))
+    return bool((weight * MOST_DROPPED * usual <= _LEFT_OUT * counts).all())
+
+
+def _empty_screen(kind: int, n_components: int, n_features: int, n_columns: int) -> Screen:
+    k, d = n_components, n_features
+    width = -(-d // LANES) * LANES
+    pairs = [(i, j) for i in range(n_columns) for j in range(i + 1)]
+    products = {
+        code.FULL: pairs,
+        code.DIAG: [(i, i) for i in range(n_columns)],
+    }.get(kind, [(0, 0)])
+    left, right = np.array(products, dtype=np.int64).T.copy()
+    vectors = np.zeros(k * -(-d // PANEL) * PANEL)
+    n_blocked = -(-k // NARROW_BLOCK) * NARROW_BLOCK
+    return Screen(
+        kind=kind,
+        most_pairs=_most_pairs(kind, k, d, len(products) + n_columns + 1),
+        groups=np.zeros(-(-n_columns // LANES), dtype=np.int64),
+        n_columns=n_columns,
+        left=left,
+        right=right,
+        roots=np.zeros(width),
+        weights=np.zeros(n_blocked * (len(products) + n_columns + 1), dtype=np.float32),
+        shifts=np.zeros(k, dtype=np.float32),
+        reach=np.zeros(2),
+        means=vectors,
+        scales=np.zeros(len(vectors) * (d if kind == code.FULL else 1)),
+        constants=np.zeros(k),
+        whitening=np.zeros(d * (len(vectors) // k) if kind == code.TIED else 0),
+    )
+
+
+def _most_pairs(kind: int, n_components: int, n_features: int, n_bound: int) -> float:
+    """How many components of a row may matter before it is quicker to compute all of them.
+
+    By clock cycles with AVX-512, of which two products of eight numbers take one.
+    """
+    k, d = n_components, n_features
+    features = {code.FULL: d * (d + 1) / 2, code.DIAG: d}.get(kind, 1.0) + d + 1
+    whole = 2 * features * k / 16 + 2.0 * k
+    bound = n_bound * k / 32 + 0.4 * k + 2 * d
+    pair = {code.FULL: d * d / 7, code.DIAG: 1.5 * d}.get(kind, 1.0 * d) + 50
+    return (whole - bound) / pair
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,616 @@
+"""The E-step of rows that few components share, compiled: the others are ruled out beforehand.
+
+In many dimensions almost every responsibility is below rounding. What a component can amount to at
+a row is bounded in single precision, by some of the columns: in whatever way the others fall, its
+density is at most that of these columns times the highest of the others given them. Only pairs of
+rows and components that may matter are computed, about the component's own mean and in double
+precision, and added up one by one. So what is left out is known to be negligible before it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mogul.kernels._blocks import BLOCK, NARROW_BLOCK, multiply_narrow, multiply_strip
+from mogul.kernels._parameters import DIAG, FULL, SPHERICAL, TIED, _cholesky, _gram, _invert
+from mogul.kernels._tiles import CACHE_LINE, _load_weight
+from mogul.kernels._vectors import (
+    LANES,
+    NO,
+    PANEL,
+    YES,
+    ZERO,
+    above,
+    compiled,
+    dense,
+    exp,
+    fma,
+    inner,
+    load,
+    load_across,
+    load_square,
+    log,
+    lowest_bit,
+    magnitude,
+    maximum,
+    narrowed,
+    prefetch,
+    splat,
+    splat_narrow,
+    store,
+    total,
+    unless_below,
+)
+
+__all__ = ["MOST_DROPPED", "Screen", "collect_few", "sharpen"]
+
+_DROP = 40.0
+"""Nats below a row's largest term: what is farther below is left out."""
+MOST_DROPPED = math.exp(-_DROP)
+"""Of a row, and of what a component has on average: the most that is left out of its weight."""
+_CHUNK = 128
+"""Products made at a time, of a panel in single precision: 16 kB."""
+_NARROW_EPS = 2.0**-24
+"""The rounding of single precision."""
+
+
+class Screen(NamedTuple):
+    """One mixture as :func:`collect_few` needs it.
+
+    Distances are measured between *points*: rows about the plan's centre, which a tied covariance
+    whitens. Vectors of D numbers take W, the next whole number of registers, and begin Q apart, the
+    next whole number of panels.
+    """
+
+    kind: int
+    most_pairs: float  # a row, beyond which it is quicker to compute all
+    groups: NDArray[np.int64]  # the first of each LANES columns that rows are screened by
+    n_columns: int  # S
+    left: NDArray[np.int64]  # (P,): which of these columns a product is of
+    right: NDArray[np.int64]
+    roots: NDArray[np.float64]  # (W,): what columns are multiplied by beforehand
+    weights: NDArray[np.float32]  # (P + S + 1) for each component, in blocks of NARROW_BLOCK
+    shifts: NDArray[np.float32]  # (K,): logarithms of weights in units of their mean, at most 0
+    reach: NDArray[np.float64]  # (2,): the farthest mean, the largest constant
+    means: NDArray[np.float64]  # (K · Q,)
+    scales: NDArray[np.float64]  # (K · Q,), or (K · D · Q,): inverse factors, column by column
+    constants: NDArray[np.float64]  # (K,): terms at the mean
+    whitening: NDArray[np.float64]  # (D · Q,) likewise, or (0,) where points are rows
+
+
+# --- from parameters ------------------------------------------------------------------------------
+
+
+@compiled
+def sharpen(log_weights, means, factor, centre, screen):
+    """Fill in ``screen``; False where a number is not finite.
+
+    The mixture is as for :func:`~mogul.kernels._parameters.prepare`.
+    """
+    kind, n_components, n_features = screen.kind, means.shape[0], means.shape[1]
+    width, side = screen.roots.shape[0], screen.means.shape[0] // n_components
+    inside = np.zeros(width)  # the components' own variances, on average
+    lower = np.zeros((n_features, n_features) if kind in (FULL, TIED) else (0, 0))
+    screen.roots[:] = 0.0
+    log_det = 0.0
+    for k in range(n_components):
+        share = math.exp(log_weights[k])
+        own, at = factor[min(k, factor.shape[0] - 1)], k * side
+        if kind == FULL or (kind == TIED and k == 0):
+            _invert(own, lower)
+            log_det = 0.0
+            for d in range(n_features):
+                log_det += math.log(own[d, d])
+            matrix = screen.whitening if kind == TIED else screen.scales
+            place = k * n_features * side
+            for j in range(n_features):
+                for i in range(j, n_features):
+                    matrix[place + j * side + i] = lower[i, j]
+        for i in range(n_features):
+            gap = means[k, i] - centre[i]
+            screen.means[at + i] = gap
+            if kind == FULL:
+                variance, precision = 0.0, 0.0
+                for j in range(i + 1):
+                    variance += own[i, j] ** 2
+                for j in range(i, n_features):
+                    precision += lower[j, i] ** 2
+                inside[i] += share * variance
+                screen.roots[i] = max(screen.roots[i], math.sqrt(precision))
+            elif kind == TIED:
+                gap = 0.0
+                for j in range(i + 1):
+                    gap += lower[i, j] * (means[k, j] - centre[j])
+                screen.means[at + i] = gap
+                screen.scales[at + i] = screen.roots[i] = inside[i] = 1.0
+        if kind in (DIAG, SPHERICAL):
+            log_det = 0.0
+            for d in range(n_features):
+                scale = own[0, d if kind == DIAG else 0]
+                log_det += math.log(scale)
+                inside[d] += share * scale**2
+                screen.scales[at + d] = 1.0 / scale
+                screen.roots[d] = max(screen.roots[d], 1.0 / scale)
+        screen.constants[k] = log_weights[k] - log_det - 0.5 * n_features * math.log(2 * math.pi)
+        screen.shifts[k] = min(0.0, log_weights[k] + math.log(n_components)) if share else 0.0
+    columns = _choose_columns(log_weights, n_features, screen, inside)
+    return _weigh_columns(columns, factor, screen)
+
+
+@inner
+def _choose_columns(log_weights, n_features, screen, inside):
+    """The columns that rows are screened by: groups where means differ most, in their units.
+
+    Columns beyond the last one come last.
+    """
+    n_groups, width = screen.groups.shape[0], screen.roots.shape[0]
+    n_components = log_weights.shape[0]
+    side = screen.means.shape[0] // n_components
+    if n_groups * LANES < width:
+        merit = np.zeros(width // LANES)
+        for d in range(n_features):
+            mean, square, mass = 0.0, 0.0, 0.0
+            for k in range(n_components):
+                share, value = math.exp(log_weights[k]), screen.means[k * side + d]
+                mean += share * value
+                square += share * value * value
+                mass += share
+            merit[d // LANES] += (square - mean * mean / mass) / inside[d]
+        screen.groups[:] = np.sort(np.argsort(-merit)[:n_groups]) * LANES
+    else:
+        screen.groups[:] = np.arange(n_groups) * LANES
+    columns = np.empty(screen.n_columns, dtype=np.int64)
+    for i in range(columns.shape[0]):
+        columns[i] = screen.groups[i // LANES] + i % LANES
+    return columns
+
+
+@inner
+def _weigh_columns(columns, factor, screen):
+    """The bound's coefficients, of columns times their roots."""
+    kind, n_components = screen.kind, screen.constants.shape[0]
+    side = screen.means.shape[0] // n_components
+    n_used, n_made, n_features = columns.shape[0], screen.left.shape[0], factor.shape[2]
+    n_all = n_made + n_used + 1
+    n_known = n_used
+    while kind == FULL and columns[n_known - 1] >= n_features:
+        n_known -= 1
+    size = n_known if kind == FULL else 0
+    precision, scratch = np.zeros((size, size)), np.zeros((size, size))
+    linear = np.zeros(n_used)
+    screen.reach[:] = 0.0
+    for k in range(n_components):
+        block = k // NARROW_BLOCK * NARROW_BLOCK
+        start, at = block * n_all + k - block, k * side
+        if kind == FULL:
+            if not _precision_of_part(factor[k], columns, scratch, precision):
+                return False
+            for i in range(n_known):
+                linear[i] = 0.0
+                for j in range(n_known):
+                    value = precision[max(i, j), min(i, j)]
+                    linear[i] += value * screen.means[at + columns[j]]
+        else:
+            for i in range(n_used):
+                c = at + columns[i]
+                linear[i] = screen.means[c] * screen.scales[c] ** 2
+        distance, far = 0.0, 0.0
+        for i in range(n_used):
+            mean, root = screen.means[at + columns[i]], screen.roots[columns[i]]
+            distance += linear[i] * mean
+            far += abs(mean) * root
+            value = linear[i] / root if root > 0 else 0.0  # a column beyond the last
+            screen.weights[start + (n_made + i) * NARROW_BLOCK] = value
+        for p in range(n_made):
+            i, j = screen.left[p], screen.right[p]
+            root = screen.roots[columns[i]] * screen.roots[columns[j]]
+            if kind == FULL:
+                value = precision[i, j] if i < n_known else 0.0
+                value *= -0.5 if i == j else -1.0
+            else:
+                value = -0.5 * screen.scales[at + columns[i]] ** 2
+            value = value / root if root > 0 else 0.0
+            screen.weights[start + p * NARROW_BLOCK] = value
+        constant = screen.constants[k]
+        screen.weights[start + (n_all - 1) * NARROW_BLOCK] = constant - 0.5 * distance
+        screen.reach[0] = max(screen.reach[0], far)
+        if constant > -math.inf:
+            screen.reach[1] = max(screen.reach[1], abs(constant))
+    return screen.reach[0] < math.inf and screen.reach[1] < math.inf
+
+
+@dense
+def _precision_of_part(lower, columns, scratch, precision):
+    """The lower triangle of the inverse of some rows and columns of L Lᵀ; whether there is one."""
+    n = precision.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            value = 0.0
+            for m in range(columns[j] + 1):
+                value += lower[columns[i], m] * lower[columns[j], m]
+            precision[i, j] = value
+    if not _cholesky(precision):
+        return False
+    _invert(precision, scratch)
+    _gram(scratch, precision)
+    return True
+
+
+# --- tile by tile ---------------------------------------------------------------------------------
+
+
+@compiled
+def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, totals):
+    """As :func:`~mogul.kernels._tiles.collect` of one mixture, as far as few components matter.
+
+    Returns the row that it came to: the last, or the first of a tile that it leaves to `collect`,
+    because too many components matter or something is too far away.
+    """
+    kind, n_components, n_features = screen.kind, screen.constants.shape[0], rows.shape[1]
+    side, tile_rows = screen.means.shape[0] // n_components, plan.tile_panels * PANEL
+    near = np.zeros((tile_rows, side))
+    points = near if kind != TIED else np.zeros((tile_rows, side))
+    flat, flat_points = near.reshape(-1), points.reshape(-1)
+    lines = np.empty(screen.groups.shape[0] * LANES * PANEL)
+    narrow_lines = np.ones((screen.n_columns + 1) * PANEL, dtype=np.float32)
+    products = np.empty(_CHUNK * PANEL, dtype=np.float32)
+    step = -(-n_components // NARROW_BLOCK) * NARROW_BLOCK * PANEL
+    bounds = np.empty(plan.tile_panels * step, dtype=np.float32)
+    labels = np.empty(tile_rows, dtype=np.float32)
+    limits = np.empty(tile_rows, dtype=np.float32)
+    slack, known, peak = np.empty(tile_rows), np.empty(tile_rows), np.empty(tile_rows)
+    mass, row_weight, squares = np.empty(tile_rows), np.empty(tile_rows), np.empty(tile_rows)
+    starts = np.empty(n_components + 1, dtype=np.int64)
+    most = max(tile_rows, int(screen.most_pairs * tile_rows))
+    which, shares = np.empty(most, dtype=np.int64), np.empty(most + LANES)
+    depth = 1 + (n_features if kind == FULL else 1 if kind == DIAG else 0)
+    own = np.zeros(n_components * depth * side)
+    shared = np.zeros(n_features * side if kind == TIED else 0)
+    plain, heavy = np.zeros(tile_rows * side), np.zeros(tile_rows * side)
+    counts, norms = np.zeros(n_components), np.zeros(n_components)
+    start = first_row
+    while start < last_row:
+        n_rows = min(tile_rows, last_row - start)
+        used = (n_rows + PANEL - 1) // PANEL
+        if not _load_near(rows, start, n_rows, plan, flat, side):
+            break
+        if kind == TIED:
+            _whiten(screen, flat, n_rows, flat_points)
+        for panel in range(used):
+            _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, slack)
+            _best(bounds, panel * step, n_components, labels, panel * PANEL)
+        _sort(labels, n_rows, starts, which)
+        _find_terms(screen, flat_points, starts, which, labels, known, YES, shares)
+        for p in range(n_rows):
+            known[which[p]] = shares[p]
+        for i in range(used * PANEL):
+            inside = i < n_rows
+            peak[i], mass[i] = (known[i], 0.0) if inside else (0.0, 1.0)
+            level = peak[i] - slack[i] - 4 * _NARROW_EPS * abs(peak[i]) - _DROP
+            limits[i] = level if inside else math.inf
+        if not _select(bounds, step, used, limits, screen.shifts, starts, which):
+            break
+        _find_terms(screen, flat_points, starts, which, labels, known, NO, shares)
+        n_pairs = starts[n_components]
+        for p in range(n_pairs):
+            peak[which[p]] = max(peak[which[p]], shares[p])
+        for p in range(n_pairs):
+            shares[p] -= peak[which[p]]
+        for p in range(0, n_pairs, LANES):
+            store(shares, p, exp(load(shares, p)))
+        for p in range(n_pairs):
+            mass[which[p]] += shares[p]
+        _load_weight(weight, 0, start, n_rows, row_weight)
+        likelihood, heaviness = splat(0.0), splat(0.0)
+        for i in range(0, used * PANEL, LANES):
+            w, m = load(row_weight, i), load(mass, i)
+            likelihood = fma(w, load(peak, i) + log(m), likelihood)
+            heaviness = heaviness + w
+            store(mass, i, w / m)
+        totals[0, 0] += total(heaviness)
+        totals[0, 1] += total(likelihood)
+        for p in range(n_pairs):
+            shares[p] *= mass[which[p]]
+        for k in range(n_components):
+            for p in range(starts[k], starts[k + 1]):
+                counts[k] += shares[p]
+        if kind == SPHERICAL:
+            _square(flat, n_rows, side, squares)
+            for k in range(n_components):
+                for p in range(starts[k], starts[k + 1]):
+                    norms[k] += shares[p] * squares[which[p]]
+        _add_up(kind, flat, starts, which, shares, n_features, side, own)
+        if kind == FULL:
+            for k in range(n_components):
+                n = starts[k + 1] - starts[k]
+                if n:
+                    _pack(flat, which, shares, starts[k], n, side, plain, heavy)
+                    _add_products(plain, heavy, n, n_features, own, (k * depth + 1) * side, side)
+        elif kind == TIED:
+            for i in range(n_rows):
+                which[i] = i
+            _pack(flat, which, row_weight, 0, n_rows, side, plain, heavy)
+            _add_products(plain, heavy, n_rows, n_features, shared, 0, side)
+        start += n_rows
+    if start > first_row:
+        _hand_over(kind, own, counts, norms, shared, side, plan, sums, second)
+    return start
+
+
+@inner
+def _load_near(rows, start, n_rows, plan, near, side):
+    """Rows about the centre; False where the expanded form would cancel, or a value is NaN.
+
+    Rows beyond the last are at the centre.
+    """
+    n_features = rows.shape[1]
+    whole = n_features // LANES * LANES
+    padding = np.zeros((2, side))
+    padding[0, :n_features] = plan.centre
+    padding[1, :n_features] = plan.sharpest
+    units = padding.reshape(-1)
+    far, spoilt = splat(0.0), splat(0.0)
+    for i in range(n_rows):
+        at = i * side
+        if rows.strides[0] == n_features * rows.itemsize:  # not of a few columns of a wide table
+            for offset in range(0, rows.strides[0], CACHE_LINE):
+                prefetch(rows, start + n_rows + i, offset)
+        for d in range(whole, n_features):
+            near[at + d] = rows[start + i, d] - plan.centre[d]
+        reach = splat(0.0)
+        for v in range(0, whole, LANES):
+            x = load_across(rows, start + i, v) - load(units, v)
+            store(near, at + v, x)
+            reach = fma(magnitude(x), load(units, side + v), reach)
+        if whole < n_features:
+            reach = fma(magnitude(load(near, at + whole)), load(units, side + whole), reach)
+        # In any lane the largest so far: together no less than the reach of any row.
+        far = maximum(reach, far)
+        spoilt = fma(reach, splat(0.0), spoilt)
+    for i in range(n_rows * side, near.shape[0]):
+        near[i] = 0.0
+    return total(far) < plan.limit and total(spoilt) == 0.0
+
+
+@inner
+def _whiten(screen, near, n_rows, points):
+    """Rows times the one inverse factor that all components have."""
+    side = screen.means.shape[0] // screen.constants.shape[0]
+    n_features = screen.whitening.shape[0] // side
+    for first in range(0, n_features, PANEL):
+        multiply_strip(
+            near, ZERO, 1, side, screen.whitening, first, side, points, first, side,
+            n_rows, min(n_features, first + PANEL), YES,
+        )  # fmt: skip
+
+
+@inner
+def _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, slack):
+    """What the components' terms are at most at the rows of a panel, but for ``slack``.
+
+    A sum of n products in single precision is right to n · 2⁻²⁴ times what the products add up to
+    without their signs, which is at most half the square of the row's and the farthest mean's
+    distances from the centre together.
+    """
+    n_used, n_made = screen.n_columns, screen.left.shape[0]
+    n_all = n_made + n_used + 1
+    for g in range(screen.groups.shape[0]):
+        for v in range(0, PANEL, LANES):
+            place = g * LANES * PANEL + v
+            load_square(points, panel * PANEL + v, screen.groups[g], lines, place)
+    for v in range(0, PANEL, 2 * LANES):
+        near, far = splat(0.0), splat(0.0)
+        for i in range(n_used):
+            root = splat(screen.roots[screen.groups[i // LANES] + i % LANES])
+            x = load(lines, i * PANEL + v) * root
+            y = load(lines, i * PANEL + v + LANES) * root
+            store(narrow_lines, i * PANEL + v, narrowed(x, y))
+            near, far = near + magnitude(x), far + magnitude(y)
+        rounding = splat((n_all + 8) * _NARROW_EPS)
+        most, half = splat(screen.reach[1]), splat(0.5)
+        near, far = near + splat(screen.reach[0]), far + splat(screen.reach[0])
+        at = panel * PANEL + v
+        store(slack, at, rounding * fma(near * near, half, most))
+        store(slack, at + LANES, rounding * fma(far * far, half, most))
+    n_terms, at = step // PANEL, panel * step
+    if screen.kind in (TIED, SPHERICAL):
+        for v in range(0, PANEL, 2 * LANES):
+            square = splat_narrow(np.float32(0.0))
+            for i in range(n_used):
+                x = load(narrow_lines, i * PANEL + v)
+                square = square + x * x
+            store(products, v, square)
+        multiply_narrow(screen.weights, products, 0, 1, n_all, bounds, at, n_terms, YES)
+    else:
+        for first in range(0, n_made, _CHUNK):
+            count = min(_CHUNK, n_made - first)
+            for p in range(count):
+                left, right = screen.left[first + p] * PANEL, screen.right[first + p] * PANEL
+                for v in range(0, PANEL, 2 * LANES):
+                    product = load(narrow_lines, left + v) * load(narrow_lines, right + v)
+                    store(products, p * PANEL + v, product)
+            multiply_narrow(
+                screen.weights, products, first, count, n_all, bounds, at, n_terms, first == 0
+            )
+    multiply_narrow(
+        screen.weights, narrow_lines, n_made, n_used + 1, n_all, bounds, at, n_terms, NO
+    )
+
+
+@inner
+def _best(bounds, at, n_components, labels, at_label):
+    """The first of the components whose bounds are largest, of the rows of a panel."""
+    for v in range(0, PANEL, 2 * LANES):
+        peak, label = load(bounds, at + v), splat_narrow(np.float32(0.0))
+        for k in range(1, n_components):
+            bound = load(bounds, at + k * PANEL + v)
+            label = unless_below(peak, bound, splat_narrow(np.float32(k)), label)
+            peak = maximum(bound, peak)
+        store(labels, at_label + v, label)
+
+
+@inner
+def _sort(labels, n_rows, starts, order):
+    """Rows in the order of their labels, and where those of each begin."""
+    for k in range(starts.shape[0]):
+        starts[k] = 0
+    for i in range(n_rows):
+        starts[int(labels[i]) + 1] += 1
+    for k in range(1, starts.shape[0]):
+        starts[k] += starts[k - 1]
+    for i in range(n_rows):
+        k = int(labels[i])
+        order[starts[k]] = i
+        starts[k] += 1
+    for k in range(starts.shape[0] - 1, 0, -1):
+        starts[k] = starts[k - 1]
+    starts[0] = 0
+
+
+@inner
+def _select(bounds, step, n_panels, limits, shifts, starts, which):
+    """The rows where each component's bound is above what matters; False where that is too many."""
+    n = 0
+    for k in range(shifts.shape[0]):
+        starts[k] = n
+        shift = splat_narrow(shifts[k])
+        for panel in range(n_panels):
+            for v in range(0, PANEL, 2 * LANES):
+                row = panel * PANEL + v
+                bound = load(bounds, panel * step + k * PANEL + v)
+                bits = above(bound, load(limits, row) + shift)
+                while bits:
+                    if n == which.shape[0]:
+                        return False
+                    which[n] = row + lowest_bit(bits)
+                    bits &= bits - 1
+                    n += 1
+    starts[shifts.shape[0]] = n
+    return True
+
+
+@inner
+def _find_terms(screen, points, starts, which, labels, known, fresh, found):
+    """Log w_k + log N(x; μ_k, Σ_k) of all pairs, about the component's mean.
+
+    Those of rows with their own label are known, unless ``fresh``.
+    """
+    n_components, width = screen.constants.shape[0], screen.roots.shape[0]
+    side = screen.means.shape[0] // n_components
+    n_features = screen.scales.shape[0] // screen.means.shape[0]  # where these are matrices
+    gaps, white = np.zeros(BLOCK * side), np.empty(BLOCK * side)
+    picked = np.empty(BLOCK, dtype=np.int64)
+    for k in range(n_components):
+        mean, constant = k * side, screen.constants[k]
+        p, n = starts[k], 0
+        while p < starts[k + 1]:
+            at = which[p] * side
+            if not fresh and labels[which[p]] == k:
+                found[p] = known[which[p]]
+            elif screen.kind == FULL:
+                for v in range(0, width, LANES):
+                    gap = load(points, at + v) - load(screen.means, mean + v)
+                    store(gaps, n * side + v, gap)
+                picked[n] = p
+                n += 1
+            else:
+                square = splat(0.0)
+                for v in range(0, width, LANES):
+                    z = load(points, at + v) - load(screen.means, mean + v)
+                    z = z * load(screen.scales, mean + v)
+                    square = fma(z, z, square)
+                found[p] = constant - 0.5 * total(square)
+            p += 1
+            if n < BLOCK and (n == 0 or p < starts[k + 1]):
+                continue
+            for first in range(0, width, PANEL):
+                multiply_strip(
+                    gaps, ZERO, 1, side, screen.scales, mean * n_features + first, side,
+                    white, first, side, n, min(n_features, first + PANEL), YES,
+                )  # fmt: skip
+            for i in range(n):
+                square = splat(0.0)
+                for v in range(0, width, LANES):
+                    y = load(white, i * side + v)
+                    square = fma(y, y, square)
+                found[picked[i]] = constant - 0.5 * total(square)
+            n = 0
+
+
+@inner
+def _square(near, n_rows, side, squares):
+    """The squared lengths of rows."""
+    for i in range(n_rows):
+        square = splat(0.0)
+        for v in range(0, side, LANES):
+            x = load(near, i * side + v)
+            square = fma(x, x, square)
+        squares[i] = total(square)
+
+
+@inner
+def _add_up(kind, near, starts, which, shares, n_features, side, own):
+    """Add shares of rows to their components, and of the squares of columns that axes need."""
+    depth = own.shape[0] // ((starts.shape[0] - 1) * side)
+    for k in range(starts.shape[0] - 1):
+        at = k * depth * side
+        for p in range(starts[k], starts[k + 1]):
+            row, share = which[p] * side, splat(shares[p])
+            for v in range(0, n_features, LANES):
+                x = load(near, row + v)
+                heavy = x * share
+                store(own, at + v, load(own, at + v) + heavy)
+                if kind == DIAG:
+                    place = at + side + v
+                    store(own, place, fma(heavy, x, load(own, place)))
+
+
+@inner
+def _pack(near, which, shares, first, n, side, plain, heavy):
+    """Some rows one after another, as they are and times their shares."""
+    for p in range(n):
+        row, share = which[first + p] * side, splat(shares[first + p])
+        for v in range(0, side, LANES):
+            x = load(near, row + v)
+            store(plain, p * side + v, x)
+            store(heavy, p * side + v, x * share)
+
+
+@inner
+def _add_products(plain, heavy, n, n_features, own, at, side):
+    """Add the sum of the rows' outer products; of the part above the diagonal only some."""
+    for first in range(0, n_features, PANEL):
+        multiply_strip(
+            heavy, first, side, 1, plain, first, side, own, at + first * side + first, side,
+            n_features - first, n, NO,
+        )  # fmt: skip
+
+
+@inner
+def _hand_over(kind, own, counts, norms, shared, side, plan, sums, second):
+    """Add to the sums of `collect`, in their layout."""
+    n_components, n_features = counts.shape[0], plan.centre.shape[0]
+    n_made, depth = plan.left.shape[0], own.shape[0] // (n_components * side)
+    for k in range(n_components):
+        at = k * depth * side
+        sums[0, k, n_made + n_features] += counts[k]
+        for d in range(n_features):
+            sums[0, k, n_made + d] += own[at + d]
+            if kind == DIAG:
+                sums[0, k, d] += own[at + side + d]
+        if kind == SPHERICAL:
+            sums[0, k, 0] += norms[k]
+        place = 0
+        for i in range(n_features if kind == FULL else 0):
+            for j in range(i + 1):
+                sums[0, k, place] += own[at + (1 + i) * side + j]
+                place += 1
+    for i in range(n_features if kind == TIED else 0):
+        for j in range(i + 1):
+            second[0, i, j] += shared[i * side + j]
+            if j < i:
+                second[0, j, i] += shared[i * side + j]
