@@ -42,15 +42,22 @@ def global_mode(log_weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
     tolerance = torch.finfo(means.dtype).eps ** 0.5
     for _ in range(_MAX_STEPS):
         moved = _newton(_mean_shift(points, *mixture), *mixture)
-        gap = (moved - points).unsqueeze(-2)  # (B, S, 1, D)
-        length = (gap.unsqueeze(-2) @ precisions.unsqueeze(1) @ gap.unsqueeze(-1)).amax(
-            (-1, -2, -3)
-        )
+        length = _squared_length(moved - points, precisions)
         points = moved
         if bool((length < tolerance**2).all()):
             break
     best = _log_density(points, *mixture).argmax(-1)
-    return points.take_along_dim(best[:, None, None], 1).squeeze(1)
+    found = points.take_along_dim(best[:, None, None], 1)
+    # The density is level to rounding about its mode, and no judge of steps this short.
+    step = _newton_step(found, *mixture)
+    short = _squared_length(step, precisions) < tolerance
+    return torch.where(short.unsqueeze(-1), found + step, found).squeeze(1)
+
+
+def _squared_length(steps: Tensor, precisions: Tensor) -> Tensor:
+    """In units of the component that is narrowest in that direction; (B, S)."""
+    gap = steps.unsqueeze(-2)  # (B, S, 1, D)
+    return (gap.unsqueeze(-2) @ precisions.unsqueeze(1) @ gap.unsqueeze(-1)).amax((-1, -2, -3))
 
 
 def _starts(
@@ -92,8 +99,8 @@ def _mean_shift(points, height, means, precisions, pulls) -> Tensor:
     return torch.linalg.solve(matrix, torch.einsum("bsk,bkd->bsd", share, pulls))
 
 
-def _newton(points, height, means, precisions, pulls) -> Tensor:
-    """One Newton step of the log-density, kept where it does not lower it."""
+def _newton_step(points, height, means, precisions, pulls) -> Tensor:
+    """To where the log-density would be stationary; zero where that is nowhere."""
     share = torch.softmax(_terms(points, height, means, precisions), -1)
     force = pulls.unsqueeze(1) - torch.einsum("bkde,bse->bskd", precisions, points)
     gradient = torch.einsum("bsk,bskd->bsd", share, force)
@@ -101,9 +108,13 @@ def _newton(points, height, means, precisions, pulls) -> Tensor:
     outer = torch.einsum("bsk,bskd,bske->bsde", share, force, force)
     curvature = matrix - outer + gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
     step, info = torch.linalg.solve_ex(curvature, gradient)
-    trial = torch.where(
-        ((info == 0) & torch.isfinite(step).all(-1)).unsqueeze(-1), points + step, points
-    )
+    exists = (info == 0) & torch.isfinite(step).all(-1)
+    return torch.where(exists.unsqueeze(-1), step, 0.0)
+
+
+def _newton(points, height, means, precisions, pulls) -> Tensor:
+    """One Newton step of the log-density, kept where it does not lower it."""
+    trial = points + _newton_step(points, height, means, precisions, pulls)
     before = _log_density(points, height, means, precisions, pulls)
     after = _log_density(trial, height, means, precisions, pulls)
     return torch.where((after >= before).unsqueeze(-1), trial, points)
