@@ -6,22 +6,43 @@ import math
 
 import numpy as np
 
-from mogul.kernels._blocks import BLOCK, multiply
+from mogul.kernels._blocks import BLOCK, accumulate, multiply, n_blocked, unblock
 from mogul.kernels._tiles import (
     _empty_lines,
-    _label,
     _load_tile,
     _load_weight,
+    _padded,
     padded_lines,
 )
-from mogul.kernels._vectors import LANES, PANEL, YES, ZERO, compiled, inner, load, splat, store
+from mogul.kernels._vectors import (
+    LANES,
+    NO,
+    PANEL,
+    YES,
+    ZERO,
+    compiled,
+    fma,
+    inner,
+    load,
+    magnitude,
+    maximum,
+    splat,
+    store,
+    total,
+    unless_below,
+)
 
 __all__ = ["MOST_ITERATIONS", "TOL", "kmeans", "n_tries"]
 
 MOST_ITERATIONS = 100
-TOL = 1e-4
+TOL = 1e-3
 """How far centres still move when k-means ends, in squared distance, as a part of the mean variance
-of the columns: as in scikit-learn."""
+of the columns. Ten times as far as in scikit-learn, since EM goes on from there: on 243 tables fits
+ended as high, to 0.0003 nats a row, after four fifths of the time."""
+_MOST_SELECTED = 32
+"""Up to so many clusters, the few columns of their rows are added up by a matrix product."""
+_PANELS = 8
+"""Panels whose columns are added up at a time."""
 
 
 def n_tries(n_clusters: int) -> int:
@@ -54,14 +75,14 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     _load_weight(weight, ZERO, ZERO, n_rows, mass)
     squares = _squares(lines, n_panels, n_features)
     centres = _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance)
-    labels = np.zeros(n_rows, dtype=np.int64)
+    labels, distance = np.empty(n_panels * PANEL), np.empty(n_panels * PANEL)
     for iteration in range(max_iter):
-        distance = _assign(lines, squares, n_rows, n_features, centres, labels)
+        _assign(lines, squares, n_features, centres, labels, distance)
         moved = _move(rows, lines, plan.centre, mass, distance, labels, centres)
         if moved <= tol and iteration > 0:
             break
-    _assign(lines, squares, n_rows, n_features, centres, labels)
-    return labels
+    _assign(lines, squares, n_features, centres, labels, distance)
+    return labels[:n_rows].astype(np.int64)
 
 
 @inner
@@ -107,15 +128,15 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
     chances = np.empty(squares.shape[0])
     for i in range(squares.shape[0]):
         nearest[i], chances[i] = math.inf, mass[i]
-    ahead = np.empty((n_tries, squares.shape[0]))
+    ahead = np.empty(n_tries * squares.shape[0])
     potential = np.empty(n_tries)
     for c in range(n_clusters):
-        total = 0.0
+        whole = 0.0
         for i in range(n_rows):
-            total += chances[i]
+            whole += chances[i]
         tries = n_tries if c else 1
         for t in range(tries):
-            row, level, below = -1, chance[c, t] * total, 0.0
+            row, level, below = -1, chance[c, t] * whole, 0.0
             for i in range(n_rows):
                 below += chances[i]
                 if chances[i] > 0.0:
@@ -134,12 +155,15 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
             n = n_features + 1
             multiply(weights, ZERO, lines, at, ZERO, n, n, terms, ZERO, tries, YES)
             for t in range(tries):
-                for i in range(PANEL):
-                    j = panel * PANEL + i
-                    gap = max(squares[j] - 2.0 * terms[t * PANEL + i], 0.0)
-                    gap = min(gap, nearest[j])
-                    ahead[t, j] = gap
-                    potential[t] += gap * mass[j]
+                part = splat(0.0)
+                for v in range(0, PANEL, LANES):
+                    j = panel * PANEL + v
+                    gap = fma(splat(-2.0), load(terms, t * PANEL + v), load(squares, j))
+                    gap, known = maximum(gap, splat(0.0)), load(nearest, j)
+                    gap = unless_below(gap, known, gap, known)
+                    store(ahead, t * squares.shape[0] + j, gap)
+                    part = fma(gap, load(mass, j), part)
+                potential[t] += total(part)
         best = 0
         for t in range(1, tries):
             if potential[t] < potential[best]:
@@ -147,32 +171,32 @@ def _seeds(lines, squares, mass, n_rows, n_features, n_clusters, chance):
         for d in range(n_features):
             centres[c, d] = candidates[best, d]
         for j in range(squares.shape[0]):
-            nearest[j] = ahead[best, j]
+            nearest[j] = ahead[best * squares.shape[0] + j]
             chances[j] = nearest[j] * mass[j]
     return centres
 
 
 @inner
-def _assign(lines, squares, n_rows, n_features, centres, labels):
-    """The nearest centre of each row; squared distances from it."""
+def _assign(lines, squares, n_features, centres, labels, distance):
+    """The nearest centre of each row, as floating point, and its squared distance."""
     n_clusters = centres.shape[0]
     n = n_features + 1
     weights = np.empty(n_clusters * n)
     _blocked_centres(centres, n_clusters, weights)
     terms = np.empty(n_clusters * PANEL)
-    found = np.empty(PANEL)
-    distance = np.empty(n_rows)
     for panel in range(squares.shape[0] // PANEL):
         at = panel * padded_lines(n_features) * PANEL
         multiply(weights, ZERO, lines, at, ZERO, n, n, terms, ZERO, n_clusters, YES)
         for v in range(0, PANEL, LANES):
-            store(found, v, _label(terms, v, n_clusters))
-        first = panel * PANEL
-        for i in range(min(PANEL, n_rows - first)):
-            label = int(found[i])
-            labels[first + i] = label
-            distance[first + i] = max(squares[first + i] - 2.0 * terms[label * PANEL + i], 0.0)
-    return distance
+            row = panel * PANEL + v
+            peak, label = load(terms, v), splat(0.0)
+            for k in range(1, n_clusters):
+                term = load(terms, k * PANEL + v)
+                label = unless_below(peak, term, splat(float(k)), label)
+                peak = maximum(term, peak)
+            store(labels, row, label)
+            gap = fma(splat(-2.0), peak, load(squares, row))
+            store(distance, row, maximum(gap, splat(0.0)))
 
 
 @inner
@@ -181,22 +205,20 @@ def _move(rows, lines, middle, mass, distance, labels, centres):
     n_clusters, n_features = centres.shape
     sums = np.zeros((n_clusters, n_features))
     count = np.zeros(n_clusters)
-    for i in range(labels.shape[0]):
-        if mass[i] > 0.0:
-            label = labels[i]
-            count[label] += mass[i]
-            if n_features < 2 * LANES:
-                base = i // PANEL * padded_lines(n_features) * PANEL + i % PANEL
-                for d in range(n_features):
-                    sums[label, d] += mass[i] * lines[base + d * PANEL]
-            else:  # with vectors
+    if n_features < 2 * LANES and n_clusters <= _MOST_SELECTED:
+        _add_selected(lines, mass, labels, sums, count)
+    else:
+        for i in range(rows.shape[0]):
+            if mass[i] > 0.0:
+                label = int(labels[i])
+                count[label] += mass[i]
                 for d in range(n_features):
                     sums[label, d] += mass[i] * (rows[i, d] - middle[d])
     moved = 0.0
     for k in range(n_clusters):
         if count[k] <= 0.0:
             far = 0
-            for i in range(1, labels.shape[0]):
+            for i in range(1, rows.shape[0]):
                 if distance[i] > distance[far]:
                     far = i
             distance[far] = 0.0
@@ -208,3 +230,34 @@ def _move(rows, lines, middle, mass, distance, labels, centres):
             moved += (new - centres[k, d]) ** 2
             centres[k, d] = new
     return moved
+
+
+@inner
+def _add_selected(lines, mass, labels, sums, count):
+    """Each cluster's columns and weights, as the product of its rows' weights with all columns."""
+    n_clusters, n_features = sums.shape
+    width = _padded(n_features + 1)
+    step = padded_lines(n_features) * PANEL
+    chosen = np.empty(_PANELS * n_clusters * PANEL)
+    blocks = np.zeros(n_blocked(n_clusters, width) + LANES)
+    n_panels = labels.shape[0] // PANEL
+    for first in range(0, n_panels, _PANELS):
+        used = min(_PANELS, n_panels - first)
+        for panel in range(used):
+            for v in range(0, PANEL, LANES):
+                row = (first + panel) * PANEL + v
+                label, weight = load(labels, row), load(mass, row)
+                for k in range(n_clusters):
+                    other = magnitude(label - splat(float(k)))
+                    place = (panel * n_clusters + k) * PANEL + v
+                    store(chosen, place, unless_below(other, splat(0.5), weight, splat(0.0)))
+        accumulate(
+            chosen, n_clusters, n_clusters * PANEL, lines[first * step :], width, step,
+            blocks, ZERO, used, NO,
+        )  # fmt: skip
+    flat = np.zeros(n_clusters * width)
+    unblock(blocks, ZERO, n_clusters, width, flat, ZERO, width)
+    for k in range(n_clusters):
+        count[k] = flat[k * width + n_features]
+        for d in range(n_features):
+            sums[k, d] = flat[k * width + d]
