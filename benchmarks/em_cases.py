@@ -19,8 +19,11 @@ HEADLINE = [
     ("diag", 100_000, 128, 256),
     ("tied", 200_000, 16, 32),
     ("spherical", 200_000, 16, 32),
+    ("full", 50_000, 64, 16, 0.5),
+    ("diag", 100_000, 128, 256, 0.5),
 ]
-"""Kind of covariance, rows, features, components."""
+"""Kind of covariance, rows, features, components, and where it is not two how many standard
+deviations centres are apart in each column."""
 GRID = [
     (kind, n, d, k)
     for kind in ("full", "diag")
@@ -32,10 +35,10 @@ GRID = [
 """Shapes between which no cliff may lie."""
 
 
-def simulate(kind: str, n: int, d: int, k: int):
-    """Rows around centres two standard deviations apart, and means to start from near these."""
+def simulate(kind: str, n: int, d: int, k: int, apart: float = 2.0):
+    """Rows around centres some standard deviations apart, and means to start from near these."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(k, d)) * 2
+    centres = rng.normal(size=(k, d)) * apart
     x = centres[rng.integers(k, size=n)]
     x += rng.normal(size=(n, d))
     precisions = {
@@ -49,7 +52,7 @@ def simulate(kind: str, n: int, d: int, k: int):
     return x, start
 
 
-def n_operations(kind: str, n: int, d: int, k: int) -> float:
+def n_operations(kind: str, n: int, d: int, k: int, apart: float = 2.0) -> float:
     """Floating-point operations of one iteration, as two products of rows, features and components.
 
     The features are the products that the structure needs, the columns and one; 2 N K F operations

@@ -64,8 +64,7 @@ class Worker:
         return json.loads(answer)
 
     def fit(self, case, iterations: int, *, dtype: str = "float64", memory: bool = False):
-        names = dict(zip(("kind", "n", "d", "k"), case, strict=True))
-        order = {**names, "iterations": iterations, "dtype": dtype, "memory": memory}
+        order = {"case": case, "iterations": iterations, "dtype": dtype, "memory": memory}
         return self.ask(order)
 
 
@@ -91,7 +90,7 @@ def compare(workers: dict[str, Worker], case, repeats: int, gemm: float) -> dict
             errors[run] = answer["error"]
             continue
         fresh = Worker(name)
-        small = (case[0], max(2_000, 20 * case[3]), case[2], case[3])
+        small = (case[0], max(2_000, 20 * case[3]), *case[2:])
         fresh.fit(small, 2, dtype=dtype)  # what is loaded once does not count
         memory[run] = fresh.fit(case, 3, dtype=dtype, memory=True)["megabytes"]
         fresh.process.kill()
@@ -105,9 +104,8 @@ def compare(workers: dict[str, Worker], case, repeats: int, gemm: float) -> dict
             made = max(1, more["n_iter"] - one["n_iter"])
             found[run].append(1e3 * (more["seconds"] - one["seconds"]) / made)
             ends[run] = (more["n_iter"], more["value"])
-    row: dict = dict(
-        zip(("covariance_type", "n_rows", "n_features", "n_components"), case, strict=True)
-    )
+    names = ("covariance_type", "n_rows", "n_features", "n_components", "standard_deviations_apart")
+    row: dict = dict(zip(names, (*case, 2.0)[:5], strict=True))
     ours = statistics.median(found["mogul"])
     for run, times in found.items():
         if run in errors:
@@ -159,7 +157,8 @@ def main() -> None:
     for case in cases:
         row = compare(workers, case, options.repeats, gemm)
         rows.append(row)
-        print("{} N={} D={} K={}".format(*case), flush=True)
+        apart = f", {case[4]} apart" if len(case) > 4 else ""
+        print("{} N={} D={} K={}".format(*case[:4]) + apart, flush=True)
         for run in ("mogul", "mogul float32", *wanted):
             if run not in row:
                 continue

@@ -1,8 +1,8 @@
 """One library in a process of its own, for em_speed.py: lines of JSON in, lines of JSON out.
 
-Each line that comes in is ``{"kind", "n", "d", "k", "iterations", "dtype"}``; the answer says how
-long a fit of so many iterations took, how many there were, the log-likelihood per row that they
-came to where the library tells, and the most memory that the process took beyond what it had.
+Each line that comes in is ``{"case", "iterations", "dtype", "memory"}``; the answer says how long a
+fit of so many iterations took, how many there were, the log-likelihood per row that they came to
+where the library tells, and the most memory that the process took beyond what it had.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main() -> None:
         if order == "gemm":
             print(json.dumps(gemm_rate()), flush=True)
             continue
-        case = tuple(order[name] for name in ("kind", "n", "d", "k"))
+        case = tuple(order["case"])
         if case not in cases:
             cases.clear()  # one at a time
             cases[case] = simulate(*case)

@@ -352,6 +352,9 @@ def mend(mixture: Mixture, ok: Tensor) -> tuple[Mixture, Tensor]:
 def stack(mixtures: list[Mixture]) -> Mixture:
     """Single mixtures of one structure as a batch."""
     first = mixtures[0]
+    if len(mixtures) == 1:  # as of most fits, where this is much quicker
+        covariance = first.covariance.index(None)
+        return Mixture(first.log_weights[None], first.means[None], covariance, first.feature_names)
     factor = torch.stack([m.covariance.factor for m in mixtures])
     return Mixture(
         torch.stack([m.log_weights for m in mixtures]),

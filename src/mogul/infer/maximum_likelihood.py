@@ -97,6 +97,8 @@ def initial_mixtures(
     mended, usable = mend(starts, ok)
     if not bool(usable.any()):
         raise DegenerateFitError(COLLAPSED)
+    if fixed.empty and bool(usable.all()):
+        return mended, []
     kept = usable.nonzero().flatten().tolist()
     notes = [f"start {i} was dropped: it collapsed" for i in range(len(ok)) if i not in kept]
     return stack([_assemble(mended[i], fixed, kind) for i in kept]), notes
