@@ -603,7 +603,7 @@ def _hand_over(kind, own, counts, norms, shared, side, plan, sums, second):
             if kind == DIAG:
                 sums[0, k, d] += own[at + side + d]
         if kind == SPHERICAL:
-            sums[0, k, 0] += norms[k]
+            sums[0, k, n_made + n_features + 1] += norms[k]
         place = 0
         for i in range(n_features if kind == FULL else 0):
             for j in range(i + 1):

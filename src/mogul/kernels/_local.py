@@ -68,7 +68,7 @@ def collect_local(
         Of which only sizes count.
     log_weights, means, factor
         As of :func:`~mogul.kernels._parameters.prepare`.
-    sums : (K, P + D + 1 or more)
+    sums : (K, P + n_lines or more)
     second : (D, 0 or D or more)
     totals : (2,)
     """
@@ -236,7 +236,8 @@ def _add_along_axes(lines, step, terms, terms_step, k, n_panels, mean, kind, pla
                 first, more_first = first + heavy, more_first + more
                 second, more_second = fma(heavy, x, second), fma(more, y, more_second)
         sums[n_made + d] += total(first + more_first)
-        sums[0 if kind == SPHERICAL else d] += total(second + more_second)
+        square = n_features + 1 if kind == SPHERICAL else d  # of all columns, or its own
+        sums[square] += total(second + more_second)
 
 
 @inner

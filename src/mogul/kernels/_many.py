@@ -194,7 +194,7 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
         for j in range(d):
             middle[c, j] = middle[c, j] / count[c] if count[c] > 0.0 else mean[j]
     n_made = plan.left.shape[0]
-    sums = np.zeros((k, n_made + _padded(d + 1)))
+    sums = np.zeros((k, n_made + _padded(plan.n_lines)))
     second = np.zeros((d, width))
     totals = np.zeros(2)
     ok = np.empty(k, dtype=np.bool_)
@@ -215,7 +215,7 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
     k, d = means.shape
     n_made = plan.left.shape[0]
     n_tiles = (x.shape[0] + plan.tile_panels * PANEL - 1) // (plan.tile_panels * PANEL)
-    sums = np.empty((1, k, n_made + _padded(d + 1)))
+    sums = np.empty((1, k, n_made + _padded(plan.n_lines)))
     second = np.empty((1, d, width))
     totals = np.empty((1, 2))
     strays = np.zeros(n_tiles, dtype=np.bool_)

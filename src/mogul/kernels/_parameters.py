@@ -146,7 +146,7 @@ def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights,
     for k in range(n_components):
         block = k // BLOCK * BLOCK
         step = min(BLOCK, n_components - block)
-        start = block * (n_made + n_features + 1) + k - block
+        start = block * (weights.shape[0] // n_components) + k - block
         at = start
         for d in range(n_features):
             gap[d] = means[k, d] - centre[d]
@@ -186,7 +186,7 @@ def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights,
                 linear[d] = value * gap[d]
                 distance += linear[d] * gap[d]
                 log_det += math.log(scale)
-                if kind == DIAG or d == 0:
+                if kind == DIAG:
                     weights[at] = -0.5 * value
                     at += step
         at = start + n_made * step
@@ -195,6 +195,10 @@ def prepare(kind, log_weights, means, factor, n_made, centre, sharpest, weights,
             at += step
         constant = log_weights[k] - log_det - 0.5 * (distance + n_features * _LOG_TWO_PI)
         weights[at] = constant
+        if kind == SPHERICAL:
+            weights[at + step] = -0.5 / factor[k, 0, 0] ** 2
+        elif kind == TIED:
+            weights[at + step] = 1.0
     farthest = 0.0
     for d in range(n_features):
         sharpest[d] = math.sqrt(sharpest[d])
@@ -214,7 +218,7 @@ def maximise(
 ):
     """The M-step from sums about ``centre``, (1 or K, D); see :func:`mogul.infer.em.m_step`.
 
-    ``sums`` (K, P + D + 1 or more) are as `collect` leaves them, with P = ``n_made``; ``second``
+    ``sums`` (K, P + n_lines or more) are as `collect` leaves them, with P = ``n_made``; ``second``
     (D, D or more) is that of tied covariances.
     """
     n_components, n_features = means.shape
@@ -266,7 +270,8 @@ def maximise(
                 ok[k] &= value < math.inf and value > _noise(means[k, d], old_means[k, d])
                 factor[k, 0, d] = math.sqrt(value) if ok[k] else 1.0
             if kind == SPHERICAL:
-                value = (sums[k, 0] / count - trace) / n_features + floor
+                squares = sums[k, n_made + n_features + 1]
+                value = (squares / count - trace) / n_features + floor
                 for d in range(n_features):
                     ok[k] &= value < math.inf and value > _noise(means[k, d], old_means[k, d])
                 factor[k, 0, 0] = math.sqrt(value) if ok[k] else 1.0

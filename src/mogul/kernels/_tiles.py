@@ -45,9 +45,10 @@ CACHE_LINE = 64
 class Plan(NamedTuple):
     """A batch of B mixtures, ready to be evaluated at any rows.
 
-    A panel holds D lines of centred columns, a line of ones, the sum of the columns' squares and
-    lines of zeros. Terms are linear in P features, each the product of two of these lines, and in
-    the first D + 1 lines themselves.
+    A panel holds D lines of centred columns, a line of ones, one of squares and lines of zeros.
+    Terms are linear in P features, each the product of two of these lines, and in the first lines
+    themselves: D + 1, or D + 2 where squares count. These are the sums of the columns' squares, of
+    spherical covariances, or −½ times those of the whitened columns, of tied ones.
     """
 
     n_components: int
@@ -56,7 +57,8 @@ class Plan(NamedTuple):
     limit: float
     left: NDArray[np.int64]  # (P,): which lines a feature is the product of
     right: NDArray[np.int64]
-    weights: NDArray[np.float64]  # (B · K · (P + D + 1),), in the order of `multiply`
+    n_lines: int  # D + 1 or D + 2
+    weights: NDArray[np.float64]  # (B · K · (P + n_lines),), in the order of `multiply`
     whitening: NDArray[np.float64]  # (B · D · D,) likewise, or (0,) where nothing is whitened
     squares: bool  # whether any feature needs the sum of squares
     pairs: bool  # whether features are all pairs of columns and not to be stored
@@ -66,15 +68,15 @@ class Plan(NamedTuple):
     @property
     def n_sums(self) -> int:
         """The width of the sums of a component."""
-        return len(self.left) + padded(len(self.centre) + 1)
+        return len(self.left) + padded(self.n_lines)
 
 
 @compiled
 def collect(rows, first_row, last_row, weight, chance, plan, sums, second, totals, strays):
     """Add statistics of some of ``rows`` (N, D) to ``sums``, ``second`` and ``totals``.
 
-    ``sums`` (B, K, P + D + 1 or more) are responsibilities times features and lines. ``weight`` has
-    shape (0 or 1 or B, N), ``chance`` (0 or B, N). ``second`` (B, D, D or more) is that of all
+    ``sums`` (B, K, P + n_lines or more) are responsibilities times features and lines. ``weight``
+    has shape (0 or 1 or B, N), ``chance`` (0 or B, N). ``second`` (B, D, D or more) is that of all
     components together, where rows are whitened. ``totals`` (B, 2) are row weights and
     log-likelihoods. Tiles that are too far away are marked in ``strays`` and left out.
     """
@@ -339,7 +341,7 @@ def _make_features(lines, n_features, plan, first, count, n_panels, features):
 def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, terms):
     """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
     n_components, n_made = plan.n_components, plan.left.shape[0]
-    n_all, step = n_made + n_features + 1, padded_lines(n_features) * PANEL
+    n_all, step = n_made + plan.n_lines, padded_lines(n_features) * PANEL
     terms_step = apart(n_components) * PANEL
     whiten = plan.whitening.size > 0
     if whiten:
@@ -354,9 +356,8 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
                 for d in range(n_features):
                     y = load(white, d * PANEL + v)
                     squares = fma(y, y, squares)
-                half = splat(-0.5) * squares
-                for k in range(n_components):
-                    store(terms, panel * terms_step + k * PANEL + v, half)
+                place = panel * step + (n_features + 1) * PANEL + v
+                store(lines, place, splat(-0.5) * squares)
     weights = b * n_components * n_all
     if plan.pairs:
         for panel in range(n_panels):
@@ -377,8 +378,8 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
                 )  # fmt: skip
     for panel in range(n_panels):
         multiply(
-            plan.weights, weights, lines, panel * step, n_made, n_features + 1, n_all,
-            terms, panel * terms_step, n_components, n_made == 0 and not whiten,
+            plan.weights, weights, lines, panel * step, n_made, plan.n_lines, n_all,
+            terms, panel * terms_step, n_components, n_made == 0,
         )  # fmt: skip
 
 

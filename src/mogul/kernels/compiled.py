@@ -102,8 +102,12 @@ class CompiledKernel(Expansion):
         covariance, n_features = mixture.covariance, mixture.n_features
         k, n_mixtures = mixture.n_components, mixture.batch_shape.numel()
         plan = empty_plan(type(covariance), k, n_features, n_mixtures)
-        spare = len(plan.left) + n_features + 1 - self.weights.shape[-1]
         weights = self.weights.reshape(n_mixtures, k, self.weights.shape[-1]).numpy()
+        if not self.shared:
+            weights = np.concatenate([weights, np.ones((n_mixtures, k, 1))], 2)
+        elif plan.squares:
+            weights = np.roll(weights, -1, 2)  # the weight of the squares comes last
+        spare = len(plan.left) + plan.n_lines - weights.shape[-1]
         whitening = plan.whitening
         if not self.shared:
             upper = covariance.precisions_cholesky().reshape(-1, n_features, n_features)
@@ -112,9 +116,7 @@ class CompiledKernel(Expansion):
         self.plan = plan._replace(
             centre=self.centre.numpy(),
             sharpest=self.sharpest.numpy(),
-            weights=_blocked(
-                np.insert(weights, [weights.shape[-1] - n_features - 1] * spare, 0, 2)
-            ),
+            weights=_blocked(np.insert(weights, [weights.shape[-1] - plan.n_lines] * spare, 0, 2)),
             whitening=whitening,
         )
 
@@ -194,7 +196,8 @@ class CompiledKernel(Expansion):
 
     def _stats(self, sums: Tensor, second: Tensor, totals: Tensor) -> Stats:
         n_features, n_made = self.mixture.n_features, len(self.plan.left)
-        products = sums[..., : self.quadratic.shape[-1]]
+        first = n_features + 1 if self.plan.squares else 0
+        products = sums[..., first : first + self.quadratic.shape[-1]]
         return Stats(
             count=sums[..., n_made + n_features],
             first=sums[..., n_made : n_made + n_features],
@@ -212,7 +215,7 @@ class Sums(NamedTuple):
     NaN.
     """
 
-    products: NDArray[np.float64]  # (B, K, P + D + 1 or more)
+    products: NDArray[np.float64]  # (B, K, P + n_lines or more)
     second: NDArray[np.float64]  # (B, D, D or more): of all components together, if whitened
     totals: NDArray[np.float64]  # (B, 2): row weight and log-likelihood
     strays: list[slice]
@@ -340,8 +343,9 @@ def empty_plan(
     n_rows: int | None = None,
 ) -> _tiles.Plan:
     """A plan whose coefficients are still to be filled in; ``n_rows`` is how many there will be."""
-    left, right = _columns(structure, n_features)
+    left, right, squares = _columns(structure, n_features)
     n_made = len(left)
+    n_lines = n_features + (2 if squares or not structure.shared_features else 1)
     all_pairs = len(structure.feature_pairs(n_features)) == n_features * (n_features + 1) // 2
     pairs = all_pairs and n_components <= _FEW and n_made > _MANY
     chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
@@ -355,9 +359,10 @@ def empty_plan(
         limit=expansion_limit(n_features),
         left=left,
         right=right,
-        weights=np.zeros(n_mixtures * n_components * (n_made + n_features + 1)),
+        n_lines=n_lines,
+        weights=np.zeros(n_mixtures * n_components * (n_made + n_lines)),
         whitening=np.zeros(n_mixtures * whitened * whitened),
-        squares=bool((left == n_features + 1).any()),
+        squares=squares,
         pairs=pairs,
         tile_panels=max(1, min(most, _TILE_NUMBERS // per_panel)),
         chunk=chunk,
@@ -440,13 +445,17 @@ def _most_pairs(kind: int, n_components: int, n_features: int, n_bound: int) -> 
 @lru_cache(maxsize=64)
 def _columns(
     structure: type[Covariance], n_features: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which lines each of the structure's features is the product of, in whole blocks."""
-    zero = n_features + 2
-    pairs = structure.feature_pairs(n_features)
+) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """Which lines each of the structure's features is the product of, in whole blocks.
+
+    And whether the squares' line, which is there as it is, is one more.
+    """
+    zero, as_it_is = n_features + 2, (n_features + 1, n_features)
+    features = structure.feature_pairs(n_features)
+    pairs = [pair for pair in features if pair != as_it_is]
     pairs = pairs + [(zero, zero)] * (_tiles.padded(len(pairs)) - len(pairs))
     left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T.copy()
-    return left, right
+    return left, right, as_it_is in features
 
 
 def as_array(rows: Tensor) -> NDArray:
