@@ -225,9 +225,9 @@ features = llvmlite.binding.get_host_cpu_features()
 features.update({name: False for name in features if name.startswith("avx512")})
 llvmlite.binding.get_host_cpu_features = lambda: features
 import numpy as np, torch
-from laws.cases import draw
-from mogul import fit_many
-from mogul.kernels import _vectors, e_step, log_prob
+from laws.cases import draw, draw_one
+from mogul import Mixture, fit_many
+from mogul.kernels import _vectors, compiled, e_step, log_prob
 assert _vectors.LANES == 4 and _vectors.REGISTERS == 16
 rng = np.random.default_rng(0)
 for name in ("full", "tied", "diag", "spherical"):
@@ -240,6 +240,20 @@ for name in ("full", "tied", "diag", "spherical"):
             assert torch.allclose(found, expected, rtol=1e-10, atol=1e-9), (name, d, k)
             values = mixture.log_prob(x.unsqueeze(-2)).T
             assert torch.allclose(log_prob(x, mixture), values, rtol=1e-9), (name, d, k)
+for name in ("full", "tied", "diag", "spherical"):  # few components matter at a row
+    mixture, _ = draw_one(name, 7, 40, 64)
+    means = 20 * mixture.means
+    mixture = Mixture(mixture.log_weights, means, mixture.covariance)
+    x = mixture.sample((9000,), generator=torch.Generator().manual_seed(0))
+    plan = compiled.CompiledKernel(mixture).plan
+    screens = compiled.CompiledKernel(mixture)._screens(len(x))
+    none = np.empty((0, len(x)))
+    assert screens and compiled.collect_sums(
+        x.numpy(), none, none, plan, 1, screens=screens
+    ).n_screened > 8000, name
+    found = e_step(x, mixture, kernel="compiled").pack()
+    expected = e_step(x, mixture, kernel="reference").pack()
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9 * expected.abs().max()), name
 fits = fit_many(rng.normal(size=(3, 60, 2)), 2, random_state=0)
 assert fits.converged.all()
 print("right")

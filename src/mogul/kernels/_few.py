@@ -95,7 +95,8 @@ def sharpen(log_weights, means, factor, centre, screen):
     width, side = screen.roots.shape[0], screen.means.shape[0] // n_components
     inside = np.zeros(width)  # the components' own variances, on average
     lower = np.zeros((n_features, n_features) if kind in (FULL, TIED) else (0, 0))
-    screen.roots[:] = 0.0
+    for d in range(width):
+        screen.roots[d] = 0.0
     log_det = 0.0
     for k in range(n_components):
         share = math.exp(log_weights[k])
@@ -147,22 +148,28 @@ def _choose_columns(log_weights, n_features, screen, inside):
 
     Columns beyond the last one come last.
     """
-    n_groups, width = screen.groups.shape[0], screen.roots.shape[0]
-    n_components = log_weights.shape[0]
+    n_components, n_groups = log_weights.shape[0], screen.groups.shape[0]
     side = screen.means.shape[0] // n_components
-    if n_groups * LANES < width:
-        merit = np.zeros(width // LANES)
-        for d in range(n_features):
-            mean, square, mass = 0.0, 0.0, 0.0
-            for k in range(n_components):
-                share, value = math.exp(log_weights[k]), screen.means[k * side + d]
-                mean += share * value
-                square += share * value * value
-                mass += share
-            merit[d // LANES] += (square - mean * mean / mass) / inside[d]
-        screen.groups[:] = np.sort(np.argsort(-merit)[:n_groups]) * LANES
-    else:
-        screen.groups[:] = np.arange(n_groups) * LANES
+    merit = np.zeros(screen.roots.shape[0] // LANES)
+    for d in range(n_features):
+        mean, square, mass = 0.0, 0.0, 0.0
+        for k in range(n_components):
+            share, value = math.exp(log_weights[k]), screen.means[k * side + d]
+            mean += share * value
+            square += share * value * value
+            mass += share
+        merit[d // LANES] += (square - mean * mean / mass) / inside[d]
+    at = 0
+    for g in range(merit.shape[0]):
+        better = 0  # of the others, the first of equal ones
+        for other in range(merit.shape[0]):
+            better += merit[other] > merit[g] or (merit[other] == merit[g] and other < g)
+        if better < n_groups and at < n_groups:
+            screen.groups[at] = g * LANES
+            at += 1
+    while at < n_groups:  # where a merit is NaN
+        screen.groups[at] = at * LANES
+        at += 1
     columns = np.empty(screen.n_columns, dtype=np.int64)
     for i in range(columns.shape[0]):
         columns[i] = screen.groups[i // LANES] + i % LANES
@@ -182,7 +189,7 @@ def _weigh_columns(columns, factor, screen):
     size = n_known if kind == FULL else 0
     precision, scratch = np.zeros((size, size)), np.zeros((size, size))
     linear = np.zeros(n_used)
-    screen.reach[:] = 0.0
+    screen.reach[0] = screen.reach[1] = 0.0
     for k in range(n_components):
         block = k // NARROW_BLOCK * NARROW_BLOCK
         start, at = block * n_all + k - block, k * side
@@ -295,26 +302,10 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
         if not _select(bounds, step, used, limits, screen.shifts, starts, which):
             break
         _find_terms(screen, flat_points, starts, which, labels, known, NO, shares)
-        n_pairs = starts[n_components]
-        for p in range(n_pairs):
-            peak[which[p]] = max(peak[which[p]], shares[p])
-        for p in range(n_pairs):
-            shares[p] -= peak[which[p]]
-        for p in range(0, n_pairs, LANES):
-            store(shares, p, exp(load(shares, p)))
-        for p in range(n_pairs):
-            mass[which[p]] += shares[p]
         _load_weight(weight, 0, start, n_rows, row_weight)
-        likelihood, heaviness = splat(0.0), splat(0.0)
-        for i in range(0, used * PANEL, LANES):
-            w, m = load(row_weight, i), load(mass, i)
-            likelihood = fma(w, load(peak, i) + log(m), likelihood)
-            heaviness = heaviness + w
-            store(mass, i, w / m)
-        totals[0, 0] += total(heaviness)
-        totals[0, 1] += total(likelihood)
-        for p in range(n_pairs):
-            shares[p] *= mass[which[p]]
+        heaviness, likelihood = _share_out(starts, which, row_weight, used, peak, mass, shares)
+        totals[0, 0] += heaviness
+        totals[0, 1] += likelihood
         for k in range(n_components):
             for p in range(starts[k], starts[k + 1]):
                 counts[k] += shares[p]
@@ -349,10 +340,9 @@ def _load_near(rows, start, n_rows, plan, near, side):
     """
     n_features = rows.shape[1]
     whole = n_features // LANES * LANES
-    padding = np.zeros((2, side))
-    padding[0, :n_features] = plan.centre
-    padding[1, :n_features] = plan.sharpest
-    units = padding.reshape(-1)
+    units = np.zeros(2 * side)
+    for d in range(n_features):
+        units[d], units[side + d] = plan.centre[d], plan.sharpest[d]
     far, spoilt = splat(0.0), splat(0.0)
     for i in range(n_rows):
         at = i * side
@@ -539,6 +529,33 @@ def _find_terms(screen, points, starts, which, labels, known, fresh, found):
                     square = fma(y, y, square)
                 found[picked[i]] = constant - 0.5 * total(square)
             n = 0
+
+
+@inner
+def _share_out(starts, which, row_weight, n_panels, peak, mass, shares):
+    """From the terms of all pairs to responsibilities times weights, in place.
+
+    Total weight and log-likelihood. ``peak`` is a term of each row, and becomes the largest;
+    ``mass`` is zero, and one beyond the last row.
+    """
+    n_pairs = starts[starts.shape[0] - 1]
+    for p in range(n_pairs):
+        peak[which[p]] = max(peak[which[p]], shares[p])
+    for p in range(n_pairs):
+        shares[p] -= peak[which[p]]
+    for p in range(0, n_pairs, LANES):
+        store(shares, p, exp(load(shares, p)))
+    for p in range(n_pairs):
+        mass[which[p]] += shares[p]
+    likelihood, heaviness = splat(0.0), splat(0.0)
+    for i in range(0, n_panels * PANEL, LANES):
+        w, m = load(row_weight, i), load(mass, i)
+        likelihood = fma(w, load(peak, i) + log(m), likelihood)
+        heaviness = heaviness + w
+        store(mass, i, w / m)
+    for p in range(n_pairs):
+        shares[p] *= mass[which[p]]
+    return total(heaviness), total(likelihood)
 
 
 @inner

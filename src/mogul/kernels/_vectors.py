@@ -582,8 +582,8 @@ def _times_power_of_two(typingctx, value, shifted):
 def exp(x):
     """Exponentials of numbers that are not positive, to two roundings; 0 below −708.
 
-    With n the nearest integer to x / log 2, exp(x) = 2ⁿ exp(x − n log 2); of the rest r, which is at
-    most log(2) / 2, exp(r) = 1 + r + r² q(r) with a polynomial q.
+    With n the nearest integer to x / log 2, exp(x) = 2ⁿ exp(x − n log 2); of the rest r, at most
+    log(2) / 2, exp(r) = 1 + r + r² q(r) with a polynomial q.
     """
     shifted = fma(x, splat(_LOG2_E), splat(_SHIFT))
     n = shifted - splat(_SHIFT)
