@@ -384,7 +384,7 @@ def _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, s
 
     A sum of n products in single precision is right to n · 2⁻²⁴ times what the products add up to
     without their signs, which is at most half the square of the row's and the farthest mean's
-    distances from the centre together.
+    distances from the centre together. A product may itself be of a sum, that of squares.
     """
     n_used, n_made = screen.n_columns, screen.left.shape[0]
     n_all = n_made + n_used + 1
@@ -400,7 +400,7 @@ def _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, s
             y = load(lines, i * PANEL + v + LANES) * root
             store(narrow_lines, i * PANEL + v, narrowed(x, y))
             near, far = near + magnitude(x), far + magnitude(y)
-        rounding = splat((n_all + 8) * _NARROW_EPS)
+        rounding = splat((n_all + n_used + 8) * _NARROW_EPS)
         most, half = splat(screen.reach[1]), splat(0.5)
         near, far = near + splat(screen.reach[0]), far + splat(screen.reach[0])
         at = panel * PANEL + v

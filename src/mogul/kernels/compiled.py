@@ -50,7 +50,7 @@ def _announce() -> None:
     cache = Path(_tiles.collect.stats.cache_path)
     if sys.stderr.isatty() and not any(cache.glob("_tiles.collect-*.nbi")):
         print(
-            "mogul compiles its kernels, once on this machine: some twenty seconds.",
+            "mogul compiles its kernels, once on this machine: some thirty seconds.",
             file=sys.stderr,
         )
 
@@ -273,8 +273,10 @@ def collect_sums(
             pause = _PAUSE if row > before else _PAUSE * pause
             n_screened += row - before
             stop = min(span.stop, row + pause * tile_rows) if screens else span.stop
-            tiles = [-(-(end - span.start) // tile_rows) for end in (row, stop)]
-            _tiles.collect(values, row, stop, weight, chance, plan, *own, strays[slice(*tiles)])
+            if row < stop:
+                tiles = [-(-(end - span.start) // tile_rows) for end in (row, stop)]
+                left = strays[slice(*tiles)]
+                _tiles.collect(values, row, stop, weight, chance, plan, *own, left)
             row = stop
         return flat, strays, n_screened
 
@@ -382,7 +384,8 @@ def empty_screens(
     half = -(-n_features // (2 * LANES)) * LANES
     widths = (half, n_features) if n_features > _SCREENED_WHOLE else (n_features,)
     screens = [_empty_screen(kind, n_components, n_features, width) for width in widths]
-    return tuple(screen for screen in screens if screen.most_pairs > 1)
+    shared = {"scales": screens[0].scales, "whitening": screens[0].whitening}  # of one mixture
+    return tuple(screen._replace(**shared) for screen in screens if screen.most_pairs > 1)
 
 
 def fill_screens(
