@@ -12,7 +12,7 @@ from numpy.random import RandomState
 from sklearn.cluster import KMeans
 
 import mogul.kernels
-from laws.cases import CASES, draw, draw_one, tensor
+from laws.cases import CASES, assert_equal_sums, draw, draw_one, tensor
 from mogul import GaussianMixture, Mixture, fit_many
 from mogul.covariances import structure
 from mogul.data.rows import Rows
@@ -35,14 +35,6 @@ from mogul.kernels.reference import ReferenceKernel  # noqa: E402
 
 KINDS = list(CASES)
 names = pytest.mark.parametrize("name", KINDS)
-SUMS = ("count", "first", "second", "row_weight", "log_likelihood")
-
-
-def assert_equal_sums(found, expected, rtol=1e-10):
-    for part in SUMS:
-        got, want = getattr(found, part).numpy(), getattr(expected, part).numpy()
-        scale = np.abs(want).max(initial=0)
-        np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * scale, err_msg=part)
 
 
 # --- functions of vectors -------------------------------------------------------------------------

@@ -73,6 +73,14 @@ CASES: dict[str, Case] = {
 }
 
 
+def assert_equal_sums(found, expected, rtol: float = 1e-10) -> None:
+    """Statistics of two kernels, to ``rtol`` of each number or of the largest of its part."""
+    for part in ("count", "first", "second", "row_weight", "log_likelihood"):
+        got, want = getattr(found, part).numpy(), getattr(expected, part).numpy()
+        scale = np.abs(want).max(initial=0)
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * scale, err_msg=part)
+
+
 @dataclass(frozen=True)
 class Truth:
     """A mixture the slow way: weights (K), means (K, D), covariance matrices (K, D, D)."""

@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import integrate
 from scipy.stats import norm
@@ -331,6 +331,7 @@ def test_gradients_reach_parameters_given_as_tensors():
 
 @structures
 @given(seeds)
+@example(39916798)  # a mode at which the density is level to rounding
 def test_permuting_components_changes_nothing(name, seed):
     mixture, truth = draw_one(name, seed, 4, 2)
     order = np.random.default_rng(seed).permutation(4)

@@ -47,10 +47,10 @@ Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]]
 
 _BURST = 100
 """Iterations, at most, between looks at whether somebody pressed Ctrl-C."""
-_LONGEST_WAIT = 15
-"""Passes, at most, that are not screened because one before them did not gain by it."""
 _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
+_LONGEST_WAIT = 15
+"""Passes, at most, that are not screened because one before them did not gain by it."""
 
 
 class CompiledMap:
@@ -75,10 +75,9 @@ class CompiledMap:
         n_rows = batches.n_rows if isinstance(batches, Rows) else None
         shape = like.n_components, like.n_features
         self.plan = empty_plan(type(like.covariance), *shape, n_rows=n_rows)
-        kind = KINDS[type(like.covariance)]
-        self.screens = empty_screens(kind, *shape, n_rows)
+        self.screens = empty_screens(type(like.covariance), *shape, n_rows)
         self.waited = self.wait = 0  # passes
-        self.expanded = not prefers_local(kind, like.n_components)
+        self.expanded = not prefers_local(KINDS[type(like.covariance)], like.n_components)
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
         return [self._step(point) for point in points]
@@ -149,7 +148,7 @@ class CompiledMap:
         self.waited += 1
         if not self.screens or self.waited <= self.wait:
             return self._sums(())
-        sums = self._sums(fill_screens(self.screens, point.arrays, self.plan))
+        sums = self._sums(fill_screens(self.screens, point, self.plan))
         if sums is None:
             return None
         gained = 2 * sums.n_screened > sums.n_rows

@@ -363,6 +363,22 @@ def total(typingctx, value):
     return types.float64(vector), code
 
 
+def _is_table(rows: Any) -> bool:
+    """Whether a type is that of a table of floating-point numbers."""
+    known = isinstance(rows, types.Array) and rows.ndim == 2
+    return known and rows.dtype in (types.float64, types.float32)
+
+
+def _element(context: Any, builder: Any, kind: Any, table: Any, row: Any, column: Any) -> Any:
+    """The address of an element of a table, as a number, and the table's strides."""
+    array = context.make_array(kind)(context, builder, table)
+    strides = cgutils.unpack_tuple(builder, array.strides, 2)
+    start = builder.ptrtoint(array.data, _LONG)
+    for index, stride in zip((row, column), strides, strict=True):
+        start = builder.add(start, builder.mul(index, stride))
+    return start, strides
+
+
 @intrinsic
 def load_square(typingctx, rows, row, column, lines, at):
     """Columns of as many rows as a vector is long, from ``row`` and ``column`` on, as lines.
@@ -374,12 +390,8 @@ def load_square(typingctx, rows, row, column, lines, at):
     def code(context, builder, signature, arguments):
         table, row, column, lines, at = arguments
         kind = signature.args[0]
-        array = context.make_array(kind)(context, builder, table)
         number = context.get_value_type(kind.dtype)
-        strides = cgutils.unpack_tuple(builder, array.strides, 2)
-        start = builder.ptrtoint(array.data, _LONG)
-        for index, stride in zip((row, column), strides, strict=True):
-            start = builder.add(start, builder.mul(index, stride))
+        start, strides = _element(context, builder, kind, table, row, column)
 
         def read_from(i, j, kind):
             place = start
@@ -408,10 +420,8 @@ def load_square(typingctx, rows, row, column, lines, at):
             write(builder, wide, place)
         return context.get_dummy_value()
 
-    known = isinstance(rows, types.Array) and rows.ndim == 2
-    if not known or rows.dtype not in (types.float64, types.float32):
-        return None
-    return types.void(rows, types.intp, types.intp, _FLAT, types.intp), code
+    signature = types.void(rows, types.intp, types.intp, _FLAT, types.intp)
+    return (signature, code) if _is_table(rows) else None
 
 
 @intrinsic
@@ -419,14 +429,9 @@ def load_across(typingctx, rows, row, column):
     """Consecutive columns of a row of a table, in any layout, as many as a vector is long."""
 
     def code(context, builder, signature, arguments):
-        table, row, column = arguments
         kind = signature.args[0]
-        array = context.make_array(kind)(context, builder, table)
         number = context.get_value_type(kind.dtype)
-        strides = cgutils.unpack_tuple(builder, array.strides, 2)
-        start = builder.ptrtoint(array.data, _LONG)
-        for index, stride in zip((row, column), strides, strict=True):
-            start = builder.add(start, builder.mul(index, stride))
+        start, strides = _element(context, builder, kind, *arguments)
         several, size = ir.VectorType(number, LANES), 8 if number == _DOUBLE else 4
         if kind.layout == "C":
             found = builder.load(builder.inttoptr(start, several.as_pointer()))
@@ -440,10 +445,7 @@ def load_across(typingctx, rows, row, column):
                 found = builder.insert_element(found, value, _INT(i))
         return found if number == _DOUBLE else builder.fpext(found, _VECTOR)
 
-    known = isinstance(rows, types.Array) and rows.ndim == 2
-    if not known or rows.dtype not in (types.float64, types.float32):
-        return None
-    return vector(rows, types.intp, types.intp), code
+    return (vector(rows, types.intp, types.intp), code) if _is_table(rows) else None
 
 
 @intrinsic
@@ -493,10 +495,7 @@ def load_narrow(typingctx, rows, row, lines, at):
         builder.position_at_end(after)
         return builder.icmp_signed("<", n_columns, _LONG(LANES))
 
-    known = isinstance(rows, types.Array) and rows.ndim == 2
-    if not known or rows.dtype not in (types.float64, types.float32):
-        return None
-    return types.boolean(rows, types.intp, _FLAT, types.intp), code
+    return (types.boolean(rows, types.intp, _FLAT, types.intp), code) if _is_table(rows) else None
 
 
 @intrinsic

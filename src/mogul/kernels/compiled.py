@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mogul._threads import spread
-from mogul.covariances import Covariance
+from mogul.covariances import (
+    Covariance,
+    FullCovariance,
+    SphericalCovariance,
+    TiedCovariance,
+)
 from mogul.errors import InputError
 from mogul.kernels import _parameters as code
 from mogul.kernels import _tiles
@@ -160,13 +165,14 @@ class CompiledKernel(Expansion):
 
     def _screens(self, n_rows: int) -> tuple[Screen, ...]:
         """Of a single mixture; none where there are too few rows to gain by them."""
-        mixture = self.mixture
-        kind = KINDS[type(mixture.covariance)]
-        wanted = empty_screens(kind, mixture.n_components, mixture.n_features, n_rows)
-        if wanted and not self._filled:
-            arrays = PackedMixture.of(mixture).arrays
-            self._filled.append(fill_screens(wanted, arrays, self.plan))
-        return self._filled[0] if wanted else ()
+        structure, shape = type(self.mixture.covariance), self.mixture.means.shape
+        if not _pays_screens(structure, shape[1], n_rows):
+            return ()
+        if not self._filled:
+            screens = empty_screens(structure, *shape)
+            packed = PackedMixture.of(self.mixture)
+            self._filled.append(fill_screens(screens, packed, self.plan))
+        return self._filled[0]
 
     def score(self, rows: Tensor, what: str) -> Tensor:
         """What is asked of each row; see :func:`mogul.kernels.reference.scored`."""
@@ -372,29 +378,31 @@ def empty_plan(
 
 
 def empty_screens(
-    kind: int, n_components: int, n_features: int, n_rows: int | None = None
+    structure: type[Covariance], n_components: int, n_features: int, n_rows: int | None = None
 ) -> tuple[Screen, ...]:
     """Screens that are still to be filled in, to be tried in turn; those that may gain something.
 
     By half of the columns and by all; ``n_rows`` is how many rows there will be in a pass.
     """
-    costly = _SCREENED_ROWS * (n_features if kind == code.FULL else 1)
-    if n_rows is not None and n_rows < costly:
+    if n_rows is not None and not _pays_screens(structure, n_features, n_rows):
         return ()
     half = -(-n_features // (2 * LANES)) * LANES
     widths = (half, n_features) if n_features > _SCREENED_WHOLE else (n_features,)
-    screens = [_empty_screen(kind, n_components, n_features, width) for width in widths]
+    screens = [_empty_screen(structure, n_components, n_features, width) for width in widths]
     shared = {"scales": screens[0].scales, "whitening": screens[0].whitening}  # of one mixture
     return tuple(screen._replace(**shared) for screen in screens if screen.most_pairs > 1)
 
 
 def fill_screens(
-    screens: Sequence[Screen],
-    mixture: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    plan: _tiles.Plan,
+    screens: Sequence[Screen], mixture: PackedMixture, plan: _tiles.Plan
 ) -> tuple[Screen, ...]:
-    """Those that could be filled in, with a mixture as of `_parameters.prepare` and its plan."""
-    return tuple(screen for screen in screens if sharpen(*mixture, plan.centre, screen))
+    """Those that could be filled in, with a mixture and its plan."""
+    return tuple(screen for screen in screens if sharpen(*mixture.arrays, plan.centre, screen))
+
+
+def _pays_screens(structure: type[Covariance], n_features: int, n_rows: int) -> bool:
+    """Whether there are so many rows that it does not matter what it takes to fill screens in."""
+    return n_rows >= _SCREENED_ROWS * (n_features if structure is FullCovariance else 1)
 
 
 def is_exact(counts: NDArray[np.float64], log_weights: NDArray[np.float64], weight: float) -> bool:
@@ -403,26 +411,24 @@ def is_exact(counts: NDArray[np.float64], log_weights: NDArray[np.float64], weig
     return bool((weight * MOST_DROPPED * usual <= _LEFT_OUT * counts).all())
 
 
-def _empty_screen(kind: int, n_components: int, n_features: int, n_columns: int) -> Screen:
-    k, d = n_components, n_features
+def _empty_screen(
+    structure: type[Covariance], n_components: int, n_features: int, n_columns: int
+) -> Screen:
+    kind, k, d = KINDS[structure], n_components, n_features
     width = -(-d // LANES) * LANES
-    pairs = [(i, j) for i in range(n_columns) for j in range(i + 1)]
-    products = {
-        code.FULL: pairs,
-        code.DIAG: [(i, i) for i in range(n_columns)],
-    }.get(kind, [(0, 0)])
-    left, right = np.array(products, dtype=np.int64).T.copy()
+    left, right = _screened_products(structure, n_columns)
+    n_bound = len(left) + n_columns + 1
     vectors = np.zeros(k * -(-d // PANEL) * PANEL)
     n_blocked = -(-k // NARROW_BLOCK) * NARROW_BLOCK
     return Screen(
         kind=kind,
-        most_pairs=_most_pairs(kind, k, d, len(products) + n_columns + 1),
+        most_pairs=_most_pairs(kind, k, d, n_bound),
         groups=np.zeros(-(-n_columns // LANES), dtype=np.int64),
         n_columns=n_columns,
         left=left,
         right=right,
         roots=np.zeros(width),
-        weights=np.zeros(n_blocked * (len(products) + n_columns + 1), dtype=np.float32),
+        weights=np.zeros(n_blocked * n_bound, dtype=np.float32),
         shifts=np.zeros(k, dtype=np.float32),
         reach=np.zeros(2),
         means=vectors,
@@ -430,6 +436,17 @@ def _empty_screen(kind: int, n_components: int, n_features: int, n_columns: int)
         constants=np.zeros(k),
         whitening=np.zeros(d * (len(vectors) // k) if kind == code.TIED else 0),
     )
+
+
+@lru_cache(maxsize=64)
+def _screened_products(
+    structure: type[Covariance], n_columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which columns a bound's products are of; one stands for the sum of all squares."""
+    squares = structure in (TiedCovariance, SphericalCovariance)
+    products = [(0, 0)] if squares else structure.feature_pairs(n_columns)
+    left, right = np.array(products, dtype=np.int64).T.copy()
+    return left, right
 
 
 def _most_pairs(kind: int, n_components: int, n_features: int, n_bound: int) -> float:
