@@ -292,7 +292,7 @@ def test_a_component_without_weight_takes_no_part(name):
 
 
 def test_a_component_that_loses_almost_all_is_computed_in_full():
-    """At half of its rows it is 32 nats behind, at half 41: without them it lacks a part in 8000."""
+    """It is 32 nats behind at half of its rows, 41 at half: a part in 8000 would be missing."""
     d, k, n = 32, 64, 20_000
     means = 3.0 * np.random.default_rng(0).normal(size=(k, d))
     means[-1] = means[0]
