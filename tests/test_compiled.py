@@ -12,13 +12,16 @@ from numpy.random import RandomState
 from sklearn.cluster import KMeans
 
 import mogul.kernels
-from laws.cases import CASES, assert_equal_sums, draw, draw_one, tensor
+from laws.cases import CASES, assert_equal_sums, broad_start, draw, draw_one, tensor
 from mogul import GaussianMixture, Mixture, fit_many
 from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.errors import InputError, InputTypeError, RepairWarning, UnknownNameError
-from mogul.infer.em import EMSettings, fit_em, m_step
+from mogul.infer import squarem, stopping
+from mogul.infer.ascent import ACCELERATIONS, Ascent, Step
+from mogul.infer.em import EMSettings, fit_em, m_step, stack
 from mogul.infer.squarem import MixtureChart
+from mogul.infer.stopping import Trace
 from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 
 numba = pytest.importorskip("numba")
@@ -26,7 +29,7 @@ numba = pytest.importorskip("numba")
 from mogul.infer import compiled_em  # noqa: E402
 from mogul.infer.compiled_em import CompiledMap, PackedChart  # noqa: E402
 from mogul.infer.compiled_starts import begin_each  # noqa: E402
-from mogul.kernels import _kmeans  # noqa: E402
+from mogul.kernels import _kmeans, _squarem  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
 from mogul.kernels.compiled import CompiledKernel, collect_sums, empty_plan  # noqa: E402
@@ -343,9 +346,10 @@ def test_statistics_about_own_means_are_the_references(name, d, n, gap, weighted
     mixture, x, _, weight = far_case(name, d, n, gap)
     rows = Rows(tensor(x), tensor(weight) if weighted else None)
     for threads in (1, 2):
-        maps = CompiledMap(rows, mixture, 1e-6, threads)
+        packed = PackedMixture.of(mixture)
+        maps = CompiledMap(rows, packed, 1e-6, threads)
         maps.expanded = False
-        (step,) = maps([PackedMixture.of(mixture)])
+        (step,) = maps([packed])
         stats = e_step(rows.values, mixture, rows.weight, kernel="reference")
         expected, ok = m_step(stats, structure(name), 1e-6)
         np.testing.assert_allclose(step.value, float(stats.mean_log_likelihood()), rtol=1e-11)
@@ -378,6 +382,88 @@ def test_clusters_far_apart_are_fitted_as_by_the_reference(name, monkeypatch):
     ends = begun.end.unpacked().select(order).covariances
     # After three iterations; clusters so far apart are at rest after one, from any start.
     np.testing.assert_allclose(ends, slow.mixture.covariances[0], rtol=1e-8)
+
+
+def slow_case(name, n=300):
+    """Clusters that overlap, which EM takes hundreds of iterations to tell apart, and a start."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(n, 3)) + 1.2 * rng.integers(0, 2, (n, 1))
+    return Rows(tensor(x), tensor(rng.uniform(0.5, 2, n))), stack([broad_start(x, name, 2)])
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-7])
+@pytest.mark.parametrize("acceleration", ACCELERATIONS)
+@names
+def test_a_climb_in_one_call_is_that_of_ascent(name, acceleration, tol, monkeypatch):
+    """Extrapolation, its rejection and the verdicts: written twice, with and without Python."""
+    rows, start = slow_case(name)
+    for max_iter in (3, 17, 400):
+        settings = EMSettings(tol, max_iter, 1e-9, acceleration)
+        quick = fit_em(rows, start, settings, previous=-9.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled_em, "fits_one_core", lambda *_: False)
+            slow = fit_em(rows, start, settings, previous=-9.0)
+        one, other = quick.traces[0], slow.traces[0]
+        assert (one.n_iter, one.converged) == (other.n_iter, other.converged)
+        assert [r.accelerated for r in one.records] == [r.accelerated for r in other.records]
+        values = [[r.log_likelihood for r in trace.records] for trace in (one, other)]
+        np.testing.assert_allclose(*values, rtol=1e-11)
+        np.testing.assert_allclose(one.records[0].change, one.records[0].log_likelihood + 9)
+        np.testing.assert_allclose(quick.log_likelihood, slow.log_likelihood, rtol=1e-11)
+    assert any(r.accelerated for r in one.records) == (acceleration != "none")
+
+
+def test_what_an_extrapolation_makes_collapse_is_given_up():
+    """A proposal from which a component would collapse, whatever its value, is not accepted."""
+    points = iter([(0.0, 1.0, ()), (1.0, 1.5, ()), (9.0, 1.8, (0,)), (1.5, 1.75, ())])
+    asked = []
+
+    def evaluate(given):
+        asked.extend(point.item() for point in given)
+        value, mapped, bad = next(points)
+        return [Step(value, tensor([mapped]), bad)]
+
+    class Line:
+        def encode(self, point, reference):
+            return point
+
+        def decode(self, values, reference):
+            return values
+
+    climb = Ascent(
+        evaluate, [tensor([0.0])], [Trace()], chart=Line(), tol=0.0, max_iter=3,
+        acceleration="squarem", mend=lambda *_: pytest.fail("nothing is to be mended"),
+    )  # fmt: skip
+    climb.run()
+    assert asked == [0.0, 1.0, 2.0, 1.5]
+    assert not climb.traces[0].events
+
+
+def test_ctrl_c_at_a_proposal_goes_back_to_what_was_evaluated(monkeypatch):
+    rows, start = slow_case("full")
+    quick, last = compiled_em.fit_one, []
+
+    def interrupted(*arguments, **more):
+        if last and last[0].numbers[_squarem.PENDING]:
+            raise KeyboardInterrupt
+        last[:] = [arguments[6]]
+        return quick(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled_em, "fit_one", interrupted)
+        patch.setattr(compiled_em, "_BURST", 1)
+        ran = fit_em(rows, start, EMSettings(1e-9, 1000, acceleration="squarem"))
+    assert ran.interrupted
+    assert ran.traces[0].n_iter == 2
+    plain = fit_em(rows, start, EMSettings(0.0, 2, acceleration="none"))
+    np.testing.assert_allclose(ran.mixture.means, plain.mixture.means, rtol=1e-10)
+    np.testing.assert_allclose(ran.log_likelihood, plain.log_likelihood, rtol=1e-12)
+
+
+def test_constants_of_both_climbs_are_the_same():
+    assert _squarem.FIRST_MAX_STEP == squarem._FIRST_MAX_STEP
+    assert _squarem.STEP_GROWTH == squarem._STEP_GROWTH
+    assert _squarem.NOISE == stopping._NOISE
 
 
 def test_ctrl_c_between_compiled_iterations_keeps_what_was_found(monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
-from laws.cases import CASES, Truth, draw_one, rebuild, tensor
+from laws.cases import CASES, Truth, broad_start, draw_one, rebuild, tensor
 from mogul import Mixture
 from mogul._threads import one_thread_if_small
 from mogul.covariances import structure
@@ -52,16 +52,6 @@ def overlapping(seed=0, n=300):
     scales = np.array([1.0, 0.7, 1.4])
     labels = rng.integers(0, 3, n)
     return centres[labels] + scales[labels, None] * rng.normal(size=(n, 2))
-
-
-def broad_start(x, name, seed, k=3):
-    """Means at rows, the spread of the data everywhere: a poor but healthy start."""
-    rng = np.random.default_rng(seed)
-    dense = np.stack([np.cov(x.T).reshape(x.shape[1], -1)] * k)
-    means = x[rng.choice(len(x), k, replace=False)]
-    return Mixture.from_parameters(
-        np.full(k, 1 / k), means, CASES[name].estimate(dense, np.ones(k)), name
-    )
 
 
 def run(x, start, **settings):

@@ -166,3 +166,13 @@ def rebuild(mixture: Mixture, logits, means, factor) -> Mixture:
     """A mixture of the same structure from its parts."""
     kind = type(mixture.covariance)
     return Mixture(logits, means, kind(factor, mixture.n_components, mixture.n_features))
+
+
+def broad_start(x, name, seed, k=3):
+    """Means at rows, the spread of the data everywhere: a poor but healthy start."""
+    rng = np.random.default_rng(seed)
+    dense = np.stack([np.cov(x.T).reshape(x.shape[1], -1)] * k)
+    means = x[rng.choice(len(x), k, replace=False)]
+    return Mixture.from_parameters(
+        np.full(k, 1 / k), means, CASES[name].estimate(dense, np.ones(k)), name
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import validate_parameter_constraints
 from torch import Tensor, nn
 
 from mogul.infer.team import Team
@@ -19,6 +20,7 @@ __all__ = [
     "finite_or_none",
     "is_plain",
     "network_tensors",
+    "remembered_checks",
     "remembered_names",
     "settings_from_state",
     "settings_to_state",
@@ -61,6 +63,30 @@ def _param_names(kind: type[BaseEstimator]) -> tuple[str, ...]:
 def remembered_names(cls: type[BaseEstimator]) -> list[str]:
     """Names of constructor arguments: to read them from a signature takes longer than few rows."""
     return list(_param_names(cls))
+
+
+@lru_cache(maxsize=4096)
+def _check_once(kind: type[BaseEstimator], name: str, value: Any, _type: type) -> None:
+    _check(kind, name, value)
+
+
+def _check(kind: type[BaseEstimator], name: str, value: Any) -> None:
+    constraints = {name: kind._parameter_constraints[name]}
+    validate_parameter_constraints(constraints, {name: value}, caller_name=kind.__name__)
+
+
+def remembered_checks(self: BaseEstimator) -> None:
+    """scikit-learn's ``_validate_params``, which takes half as long as to fit few rows.
+
+    What has passed once, of the same type and value, is not looked at again.
+    """
+    kind = type(self)
+    for name in kind._parameter_constraints:
+        value = getattr(self, name)
+        if isinstance(value, Hashable):
+            _check_once(kind, name, value, type(value))
+        else:
+            _check(kind, name, value)
 
 
 def is_plain(value: Any) -> bool:

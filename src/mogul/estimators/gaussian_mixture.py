@@ -39,14 +39,19 @@ from mogul.estimators._inputs import (
     warn_of_constant_columns,
 )
 from mogul.estimators._progress import Observers
-from mogul.estimators._state import finite_or_none, is_plain, remembered_names
+from mogul.estimators._state import (
+    finite_or_none,
+    is_plain,
+    remembered_checks,
+    remembered_names,
+)
 from mogul.infer.ascent import ACCELERATIONS
 from mogul.infer.checkpoint import Checkpoint
 from mogul.infer.criteria import information_criterion, mean_log_likelihood
 from mogul.infer.em import EMResult, EMSettings, fit_em
 from mogul.infer.incremental import incremental_em
 from mogul.infer.maximum_likelihood import Fit, FixedParts, fit_mixture
-from mogul.infer.nested import nested_climb
+from mogul.infer.nested import nested_climb, sample_sizes
 from mogul.infer.starts import STARTS
 from mogul.infer.stopping import IterationRecord
 from mogul.infer.streaming import stepwise
@@ -205,6 +210,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     precisions_cholesky_: np.ndarray
 
     _get_param_names = remembered_names
+    _validate_params = remembered_checks
 
     def __init__(
         self,
@@ -314,7 +320,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 fixed=fixed,
                 continue_from=continued,
                 together=not self.verbose,
-                climb=self._climb(begun, random_state),
+                climb=self._climb(rows, begun, random_state),
                 on_iteration=observers.watching,
                 on_end=observers.finish,
             )
@@ -411,11 +417,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         given = self.checkpoint
         return given if given is None or isinstance(given, Checkpoint) else Checkpoint(given)
 
-    def _climb(self, begun: bool, random_state: RandomState) -> Callable[..., EMResult]:
+    def _climb(self, rows: Rows, begun: bool, random_state: RandomState) -> Callable[..., EMResult]:
         """The algorithm; EM on samples first would leave what is ``begun`` already."""
         if self.algorithm == "gradient":
             return ascend
-        return fit_em if begun or self.algorithm == "em" else nested_climb(random_state)
+        sizes = sample_sizes(rows.n_rows, int(self.n_components), rows.n_features)
+        whole = begun or self.algorithm == "em" or not sizes
+        return fit_em if whole else nested_climb(random_state)
 
     def _fixed_parts(self, n_features: int) -> FixedParts:
         k = self.n_components

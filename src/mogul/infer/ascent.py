@@ -113,7 +113,7 @@ class Ascent(Generic[Point]):
         stop = False
         for i, step in zip(list(self.active), steps, strict=True):
             squarem = self.squarem[i]
-            if squarem is not None and squarem.rejects(step.value):
+            if squarem is not None and squarem.rejects(step.value, step.collapsed):
                 self.points[i] = squarem.fall_back()
             else:
                 stop |= self._accept(i, step)

@@ -7,7 +7,7 @@ the rows themselves cost when there are fewer than some ten thousand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from mogul._threads import spread
 from mogul.data.rows import Rows
-from mogul.infer.ascent import PAYS_AFTER, Step
+from mogul.infer.ascent import PAYS_AFTER, Ascent, Step
+from mogul.infer.em import EMResult, EMSettings, stack
 from mogul.infer.repair import split_into
-from mogul.infer.stopping import STEADY, Trace
-from mogul.kernels import _many, _tiles
+from mogul.infer.stopping import STEADY, IterationRecord, Trace
+from mogul.kernels import _many, _squarem, _tiles
 from mogul.kernels import _parameters as code
 from mogul.kernels._few import Screen
 from mogul.kernels._local import collect_local, prefers_local
@@ -38,10 +39,17 @@ from mogul.kernels.compiled import (
     fits_one_core,
     is_exact,
 )
-from mogul.kernels.packed import KINDS, PackedMixture
-from mogul.mixture import Mixture
+from mogul.kernels.packed import PackedMixture
 
-__all__ = ["CompiledMap", "PackedChart", "fit_one", "mended"]
+__all__ = [
+    "CompiledMap",
+    "PackedChart",
+    "blank_memory",
+    "climbing_rule",
+    "fit_one",
+    "fit_packed",
+    "mended",
+]
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor | None]]
 
@@ -49,6 +57,7 @@ _BURST = 100
 """Iterations, at most, between looks at whether somebody pressed Ctrl-C."""
 _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
+_MOST_ITERATIONS = 2**62
 _LONGEST_WAIT = 15
 """Passes, at most, that are not screened because one before them did not gain by it."""
 
@@ -63,21 +72,21 @@ class CompiledMap:
     ----------
     batches : iterable of (rows, weights), re-iterable
         On a CPU.
-    like : Mixture
+    like : PackedMixture
         Of the structure and size of all mixtures to come.
     floor : float
         Added to every variance.
     n_threads : int
     """
 
-    def __init__(self, batches: Batches, like: Mixture, floor: float, n_threads: int):
+    def __init__(self, batches: Batches, like: PackedMixture, floor: float, n_threads: int):
         self.batches, self.floor, self.n_threads = batches, float(floor), n_threads
         n_rows = batches.n_rows if isinstance(batches, Rows) else None
-        shape = like.n_components, like.n_features
-        self.plan = empty_plan(type(like.covariance), *shape, n_rows=n_rows)
-        self.screens = empty_screens(type(like.covariance), *shape, n_rows)
+        k, d = like.means.shape
+        self.plan = empty_plan(like.structure, k, d, n_rows=n_rows)
+        self.screens = empty_screens(like.structure, k, d, n_rows)
         self.waited = self.wait = 0  # passes
-        self.expanded = not prefers_local(KINDS[type(like.covariance)], like.n_components)
+        self.expanded = not prefers_local(like.kind, like.n_components)
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
         return [self._step(point) for point in points]
@@ -86,43 +95,9 @@ class CompiledMap:
         """The log-likelihood in nats per unit of row weight."""
         return self._step(point).value
 
-    def run(
-        self, point: PackedMixture, trace: Trace, tol: float, max_iter: int, acceleration: str
-    ) -> float | None:
-        """Plain iterations in one compiled call, in place, as far as nothing else is to be done.
-
-        They end at a mixture from which an :class:`~mogul.infer.ascent.Ascent` goes on: where EM
-        turns out to be slow and would be accelerated, or a component collapses. When none has to,
-        the answer is the log-likelihood of the point, else None.
-
-        Of rows in one piece and few enough for one core; nothing is done with others.
-        """
-        if type(self.batches) is not Rows or acceleration == "squarem" or not max_iter:
-            return None
-        rows = as_array(self.batches.values)
-        if not fits_one_core(len(rows), self.plan, self.n_threads):
-            return None
-        work = max(1, len(rows) * len(self.plan.weights))
-        burst = max(1, min(_BURST, _BURST_WORK // work))
-        if work < _BURST_WORK // _BURST:  # else another layout is compiled for, in seconds
-            rows = np.ascontiguousarray(rows)
-        weight = as_lines(self.batches.weight, self.batches.values)
-        automatic = acceleration == "auto"
-        rule = _many.Rule(float(tol), automatic, STEADY, PAYS_AFTER if automatic else math.inf)
-        values = np.empty(_BURST)
-        done, state, value = 0, _many.RUNNING, -math.inf
-        while state == _many.RUNNING and done < max_iter:
-            last = min(done + burst, int(max_iter))
-            before = done
-            value, done, state = fit_one(
-                rows, weight, self.plan, self.floor, rule, point, values, done=done, last=last
-            )
-            for i in range(before, done):
-                trace.record(float(values[i % _BURST]), accelerated=False)
-        if state == _many.LEFT:
-            return None
-        trace.converged = state == _many.CONVERGED or trace.within(tol)
-        return value
+    def fits_one_core(self, n_rows: int) -> bool:
+        """Whether there is too little to do in a pass over so many rows to cut it up."""
+        return fits_one_core(n_rows, self.plan, self.n_threads)
 
     def _step(self, point: PackedMixture) -> Step[PackedMixture]:
         step = self._expanded_step(point) if self.expanded else None
@@ -214,14 +189,152 @@ def _width(point: PackedMixture) -> int:
     return _tiles.padded(point.means.shape[1]) if point.kind == code.TIED else 0
 
 
+class _Climb:
+    """The climb of one start as :class:`~mogul.infer.ascent.Ascent` makes it, some iterations a
+    call.
+
+    It ends at a mixture from which an ``Ascent`` goes on where a component collapses. Of rows in
+    one piece and few enough for one core.
+    """
+
+    def __init__(
+        self, compiled: CompiledMap, point: PackedMixture, trace: Trace, settings: EMSettings
+    ):
+        self.compiled, self.point, self.trace, self.tol = compiled, point, trace, settings.tol
+        self.rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
+        self.memory = blank_memory(point, settings.acceleration == "squarem", trace.previous)
+        self.done, self.state = 0, _squarem.RUNNING
+        self.value: float | None = None
+        """The log-likelihood of the point, once it has ended."""
+
+    @property
+    def goes_on(self) -> bool:
+        return self.state == _squarem.RUNNING and self.value is None
+
+    def advance(
+        self,
+        rows: NDArray,
+        weight: NDArray[np.float64],
+        burst: int,
+        on_iteration: Callable[[IterationRecord], bool | None] | None,
+    ) -> bool:
+        """Up to ``burst`` iterations; whether a callback asks to stop."""
+        history = np.empty(burst), np.empty(burst, dtype=np.bool_)
+        before, last, stop = self.done, min(self.done + burst, self.rule.max_iter), False
+        value, self.done, self.state = fit_one(
+            rows, weight, self.compiled.plan, self.compiled.floor, self.rule, self.point,
+            self.memory, history, done=before, last=last,
+        )  # fmt: skip
+        found, accelerated = history[0].tolist(), history[1].tolist()
+        if self.state == _squarem.CONVERGED or self.done == self.rule.max_iter:
+            self.value = value if self.state != _squarem.LEFT else None
+        for i in range(before, self.done):
+            record = self.trace.record(found[i % burst], accelerated[i % burst])
+            stop |= bool(on_iteration is not None and on_iteration(record))
+        if self.value is not None:
+            self.trace.converged = self.state == _squarem.CONVERGED or self.trace.within(self.tol)
+        return stop
+
+    def settle(self) -> None:
+        """A proposal that was never evaluated is not an answer."""
+        if self.goes_on and self.memory.numbers[_squarem.PENDING]:
+            for part, plain in zip(self.point.arrays, self.memory.fallback, strict=True):
+                part[...] = plain
+
+
+def fit_packed(
+    batches: Batches,
+    points: list[PackedMixture],
+    traces: list[Trace],
+    settings: EMSettings,
+    n_threads: int,
+    on_iteration: Callable[[IterationRecord], bool | None] | None = None,
+) -> EMResult:
+    """EM from each of some mixtures, compiled; see :func:`mogul.infer.em.fit_em`.
+
+    The points are moved, and the traces filled.
+    """
+    compiled = CompiledMap(batches, points[0], settings.floor, n_threads)
+    ends: list[float | None] = [None] * len(points)
+    interrupted = False
+    if type(batches) is Rows and compiled.fits_one_core(batches.n_rows) and settings.max_iter:
+        climbs = [_Climb(compiled, *pair, settings) for pair in zip(points, traces, strict=True)]
+        interrupted = _climb_each(climbs, batches, on_iteration)
+        ends = [climb.value for climb in climbs]
+    if None in ends:
+        rest = Ascent(
+            compiled,
+            points,
+            traces,
+            chart=PackedChart(),
+            mend=mended,
+            tol=settings.tol,
+            max_iter=settings.max_iter,
+            acceleration=settings.acceleration,
+            on_iteration=on_iteration,
+        )
+        interrupted = interrupted or rest.run()
+        points = rest.points
+    values = [
+        -math.inf if trace.failed else compiled.value(point) if value is None else value
+        for point, value, trace in zip(points, ends, traces, strict=True)
+    ]
+    mixture = stack([point.unpacked() for point in points])
+    return EMResult(mixture, torch.tensor(values, dtype=torch.float64), traces, interrupted)
+
+
+def _climb_each(
+    climbs: Sequence[_Climb],
+    rows: Rows,
+    on_iteration: Callable[[IterationRecord], bool | None] | None,
+) -> bool:
+    """Advance all starts together; whether Ctrl-C or a callback ended it early."""
+    values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)
+    work = max(1, len(values) * len(climbs[0].compiled.plan.weights))
+    burst = 1 if on_iteration else max(1, min(_BURST, _BURST_WORK // work))
+    if work < _BURST_WORK // _BURST:  # else another layout is compiled for, in seconds
+        values = np.ascontiguousarray(values)
+    stopped = False
+    try:
+        while not stopped and any(climb.goes_on for climb in climbs):
+            for climb in climbs:
+                if climb.goes_on:
+                    stopped |= climb.advance(values, weight, burst, on_iteration)
+    except KeyboardInterrupt:
+        stopped = True
+    for climb in climbs:
+        climb.settle()
+    return stopped
+
+
+def climbing_rule(tol: float, max_iter: int, acceleration: str) -> _squarem.Rule:
+    """When a climb ends and is extrapolated; see :class:`mogul.infer.em.EMSettings`."""
+    pays_after = PAYS_AFTER if acceleration == "auto" else math.inf
+    return _squarem.Rule(
+        float(tol), acceleration != "none", STEADY, pays_after, min(int(max_iter), _MOST_ITERATIONS)
+    )
+
+
+def blank_memory(
+    like: PackedMixture, accelerated: bool = False, previous: float = -math.inf
+) -> _squarem.Memory:
+    """For climbs of mixtures ``like`` one, extrapolated from the first iteration on or not."""
+    numbers = np.empty(_squarem.N_NUMBERS)
+    _squarem.forget(numbers, accelerated, float(previous))
+    charts = np.empty((3, sum(part.size for part in like.arrays)))
+    first, second, fallback = (like.blank().arrays for _ in range(3))
+    return _squarem.Memory(numbers, first, second, fallback, charts)
+
+
 def fit_one(
     rows: NDArray,
     weight: NDArray[np.float64],
     plan: _tiles.Plan,
     floor: float,
-    rule: _many.Rule,
+    rule: _squarem.Rule,
     own: PackedMixture,
-    values: NDArray[np.float64],
+    memory: _squarem.Memory,
+    history: tuple[NDArray[np.float64], NDArray[np.bool_]],
     *,
     last: int,
     done: int = 0,
@@ -234,7 +347,7 @@ def fit_one(
     check_width(rows, plan)
     return _many.fit_one(
         rows, weight, chance, standardised, own.kind, plan, _width(own), float(floor), rule,
-        done, last, own.arrays, start.arrays, values,
+        done, last, own.arrays, start.arrays, memory, *history,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ from numpy.random import RandomState
 from mogul._threads import at_hand, spread
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
-from mogul.infer.compiled_em import fit_one
-from mogul.kernels import _many
+from mogul.infer.compiled_em import blank_memory, climbing_rule, fit_one
+from mogul.kernels import _squarem
 from mogul.kernels._kmeans import n_tries
 from mogul.kernels.compiled import as_array, as_lines, empty_plan
 from mogul.kernels.packed import PackedMixture
@@ -60,21 +59,22 @@ def begin_each(
     """
     k, d = n_components, rows.n_features
     values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)
-    rule = _many.Rule(float(tol), False, 0.0, math.inf)
+    rule = climbing_rule(tol, max_iter, "none")
     chances = random_state.uniform(size=(len(standardised), k, n_tries(k)))
 
     def run(own: range) -> list[Begun | None]:
         plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
-        history = np.empty(4)
+        memory = blank_memory(PackedMixture.empty(structure, k, d))
+        history = np.empty(1), np.empty(1, dtype=np.bool_)
         found: list[Begun | None] = []
         for i in own:
             start, end = (PackedMixture.empty(structure, k, d) for _ in range(2))
             partition = chances[i], standardised[i]
             value, _, state = fit_one(
-                values, weight, plan, floor, rule, end, history, last=max_iter,
+                values, weight, plan, floor, rule, end, memory, history, last=max_iter,
                 partition=partition, start=start,
             )  # fmt: skip
-            found.append(None if state == _many.LEFT else Begun(start, end, value))
+            found.append(None if state == _squarem.LEFT else Begun(start, end, value))
         return found
 
     n_runs = len(standardised)

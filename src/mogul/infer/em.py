@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -264,47 +264,31 @@ def fit_em(
     start = start.to(device="cpu" if few else device)
     traces = [Trace(first + i, previous) for i in range(len(start))]
     points = [start[i] for i in range(len(start))]
-    how: dict[str, Any] = {
-        "tol": settings.tol,
-        "max_iter": settings.max_iter,
-        "acceleration": settings.acceleration,
-        "on_iteration": on_iteration,
-    }
     n_threads = at_hand()
     with one_thread_if_small(work):
         if not isinstance(batches, Streamed) and compiles(device, kind, settings):
-            from mogul.infer.compiled_em import CompiledMap, PackedChart, mended
+            from mogul.infer.compiled_em import fit_packed
             from mogul.kernels.packed import PackedMixture
 
-            compiled = CompiledMap(batches, start, settings.floor, n_threads)
             packed = [PackedMixture.of(point) for point in points]
-            ends: list[float | None] = [None] * len(packed)
-            interrupted = False
-            if on_iteration is None and previous == -torch.inf:
-                plain = settings.tol, settings.max_iter, settings.acceleration
-                try:
-                    for i, pair in enumerate(zip(packed, traces, strict=True)):
-                        ends[i] = compiled.run(*pair, *plain)
-                except KeyboardInterrupt:
-                    interrupted = True
-            climb = Ascent(compiled, packed, traces, chart=PackedChart(), mend=mended, **how)
-            interrupted = interrupted or climb.run()
-            mixture = stack([point.unpacked() for point in climb.points])
-            final = torch.tensor(
-                [
-                    compiled.value(point) if value is None else value
-                    for point, value in zip(climb.points, ends, strict=True)
-                ],
-                dtype=torch.float64,
-            )
-        else:
-            ascent = Ascent(evaluate, points, traces, chart=MixtureChart(), mend=_split, **how)
-            if keeper is not None:
-                keeper.restore(ascent)
-                ascent.on_state = keeper.keep
-            interrupted = ascent.run()
-            mixture = stack(ascent.points)
-            final = collect(batches, mixture).mean_log_likelihood()
+            return fit_packed(batches, packed, traces, settings, n_threads, on_iteration)
+        ascent = Ascent(
+            evaluate,
+            points,
+            traces,
+            chart=MixtureChart(),
+            mend=_split,
+            tol=settings.tol,
+            max_iter=settings.max_iter,
+            acceleration=settings.acceleration,
+            on_iteration=on_iteration,
+        )
+        if keeper is not None:
+            keeper.restore(ascent)
+            ascent.on_state = keeper.keep
+        interrupted = ascent.run()
+        mixture = stack(ascent.points)
+        final = collect(batches, mixture).mean_log_likelihood()
     failed = torch.tensor([trace.failed for trace in traces], device=final.device)
     return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
 

@@ -21,7 +21,6 @@ from mogul.mixture import Mixture
 
 __all__ = ["Ends", "as_mixture", "fit_each"]
 
-_MOST_ITERATIONS = 2**62
 _SPANS = 8
 """Stretches of data sets for each thread: some take longer than others."""
 
@@ -111,7 +110,8 @@ def _compiled(
     random_state: RandomState,
 ) -> None:
     """Fill in what compiled code can fit."""
-    from mogul.kernels import _many
+    from mogul.infer.compiled_em import blank_memory, climbing_rule
+    from mogul.kernels import _many, _squarem
     from mogul.kernels._kmeans import n_tries
     from mogul.kernels._tiles import padded
     from mogul.kernels.compiled import empty_plan
@@ -124,8 +124,8 @@ def _compiled(
     lines = np.empty((0, len(rows))) if weight is None else weight.reshape(1, -1)
     longest = int(np.diff(ends).max(initial=1))
     width = 0 if kind.shared_features else padded(d)
-    rule = _many.Rule(float(settings.tol), True, 0.0, math.inf)
-    state = np.full(n_sets, _many.LEFT, dtype=np.int64)
+    rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
+    state = np.full(n_sets, _squarem.LEFT, dtype=np.int64)
 
     def fit(span: slice) -> None:
         plan = empty_plan(kind, k, d, n_rows=longest)
@@ -141,11 +141,11 @@ def _compiled(
             width,
             float(settings.floor),
             rule,
-            min(int(settings.max_iter), _MOST_ITERATIONS),
             SHORT_ITERATIONS,
             found.log_weights,
             found.means,
             factor,
+            blank_memory(PackedMixture.empty(kind, k, d)),
             found.log_likelihood,
             found.n_iter,
             state,
@@ -153,8 +153,8 @@ def _compiled(
 
     step = max(1, -(-n_sets // (_SPANS * torch.get_num_threads())))
     spread(fit, [slice(i, min(i + step, n_sets)) for i in range(0, n_sets, step)])
-    found.converged[:] = state == _many.CONVERGED
-    found.failed[:] = state == _many.LEFT
+    found.converged[:] = state == _squarem.CONVERGED
+    found.failed[:] = state == _squarem.LEFT
     for part in (found.log_weights, found.means, found.factor):
         part[found.failed] = math.nan  # what an attempt left
     found.log_likelihood[found.failed] = -math.inf

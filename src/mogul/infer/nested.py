@@ -50,8 +50,6 @@ def nested_climb(random_state: RandomState) -> Callable[..., EMResult]:
     seed = cache(lambda: random_state.randint(2**31 - 1))
 
     def climb(rows: Rows, start: Mixture, settings: EMSettings, **more: Any) -> EMResult:
-        if not sample_sizes(rows.n_rows, start.n_components, start.n_features):
-            return fit_em(rows, start, settings, **more)  # and nothing is drawn
         return fit_nested(rows, start, settings, seed=seed(), **more)
 
     return climb

@@ -65,7 +65,9 @@ def constant_columns(rows: Rows) -> list[int]:
     few = rows.values[:_FEW_ROWS].cpu().numpy()  # in most columns these are enough to tell
     if rows.weight is not None:
         few = few[(rows.weight[:_FEW_ROWS] > 0).cpu().numpy()]
-    places = np.flatnonzero((few == few[:1]).all(0))
+    places = np.arange(rows.n_features)
+    for part in (few[-1:], few):  # the last row rules out most
+        places = places[(part[:, places] == few[:1, places]).all(0)]
     if not len(places) or rows.n_rows <= _FEW_ROWS:
         return places.tolist() if len(few) else []
     whole = rows.values[:, torch.as_tensor(places, device=rows.values.device)]

@@ -86,9 +86,12 @@ class Squarem(Generic[Point]):
         """Whether the point last returned by :meth:`advance` is a proposal."""
         return self._fallback is not None
 
-    def rejects(self, value: float) -> bool:
-        """Whether the pending proposal, evaluated to ``value``, must be given up."""
-        return self.pending and not value >= self._required
+    def rejects(self, value: float, collapsed: Sequence[int] = ()) -> bool:
+        """Whether the pending proposal, evaluated to ``value``, must be given up.
+
+        Also where the map from it makes components collapse.
+        """
+        return self.pending and (bool(collapsed) or not value >= self._required)
 
     def fall_back(self) -> Point:
         """Give the pending proposal up; the plain map's point, and shorter steps from now on."""

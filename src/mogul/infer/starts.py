@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ from mogul.infer.parallel_seeds import parallel_seeds
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
+if TYPE_CHECKING:
+    from mogul.kernels.packed import PackedMixture
+
 __all__ = [
     "CANDIDATES",
     "SHORT_ITERATIONS",
     "STARTS",
     "distinct_rows",
+    "kmeans_start",
     "kmeans_starts",
     "n_sample_rows",
     "sample_rows",
@@ -73,13 +77,17 @@ def start_mixtures(
     return found, torch.stack([ok.cpu() for _, ok in starts])
 
 
-def _from_kmeans(
+def kmeans_start(
     rows: Rows,
     n_components: int,
     kind: type[Covariance],
     settings: EMSettings,
     random_state: RandomState,
-) -> tuple[Mixture, Tensor]:
+) -> PackedMixture | tuple[Mixture, Tensor]:
+    """The best of several k-means partitions after a few iterations of EM.
+
+    Packed where compiled code found it, else a mixture and which of its components are usable.
+    """
     sample = sample_rows(rows, n_components, random_state)
     distinct = distinct_rows(sample)
     own = sample is rows  # the fit's own iterations follow; max_iter counts them
@@ -91,8 +99,7 @@ def _from_kmeans(
         begun = begin_each(distinct, n_components, kind, settings.floor, *asked, **short)
         if begun is not None:
             best = begun[likeliest([one.value for one in begun])]
-            chosen = best.start if own else best.end
-            return chosen.unpacked(), torch.ones(n_components, dtype=torch.bool)
+            return best.start if own else best.end
     tries = CANDIDATES if n_components <= MANY_CLUSTERS else 2
     starts, ok = kmeans_starts(distinct, n_components, kind, settings, tries, random_state)
     ends, best = _short_em(distinct, starts, ok, settings)
@@ -101,6 +108,19 @@ def _from_kmeans(
     if own:
         return starts[best], ok[best]
     return ends, torch.ones_like(ok[0])
+
+
+def _from_kmeans(
+    rows: Rows,
+    n_components: int,
+    kind: type[Covariance],
+    settings: EMSettings,
+    random_state: RandomState,
+) -> tuple[Mixture, Tensor]:
+    found = kmeans_start(rows, n_components, kind, settings, random_state)
+    if isinstance(found, tuple):
+        return found
+    return found.unpacked(), torch.ones(n_components, dtype=torch.bool)
 
 
 def kmeans_starts(
@@ -217,18 +237,23 @@ def distinct_rows(rows: Rows) -> Rows:
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
     # A sum that is the same for equal rows: quicker to sort by than all columns.
     key = (values * np.cos(np.arange(1, rows.n_features + 1))).sum(1)
-    order = np.argsort(key)
-    begins = np.concatenate([[True], np.diff(key[order]) > 0])
-    if not begins.all() and (np.diff(values[order], axis=0)[~begins[1:]] != 0).any():
-        order = np.lexsort(values.T[::-1])  # unequal rows have equal sums
-        begins = np.concatenate([[True], (np.diff(values[order], axis=0) != 0).any(1)])
-    values = values[order]
-    counts = np.ones(len(order)) if weight is None else weight[order]
+    order = key.argsort()
+    key, values = key[order], values[order]
+    begins = np.ones(len(order), dtype=np.bool_)
+    np.greater(key[1:], key[:-1], out=begins[1:])
     if not begins.all():
-        counts = np.bincount(np.cumsum(begins) - 1, counts)
-        values = values[begins]
-    kept = counts > 0
-    return Rows(torch.as_tensor(values[kept]), torch.as_tensor(counts[kept].astype(np.float64)))
+        if (values[1:] != values[:-1])[~begins[1:]].any():  # unequal rows have equal sums
+            again = np.lexsort(values.T[::-1])
+            order, values = order[again], values[again]
+            begins[1:] = (values[1:] != values[:-1]).any(1)
+        places = begins.nonzero()[0]
+        counts = np.ones(len(order)) if weight is None else weight[order]
+        values, counts = values[places], np.add.reduceat(counts, places)
+    else:
+        counts = np.ones(len(order)) if weight is None else weight[order]
+    if not counts.all():
+        values, counts = values[counts > 0], counts[counts > 0]
+    return Rows(torch.from_numpy(values), torch.from_numpy(counts))
 
 
 def _column_scale(rows: Rows) -> Tensor:

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, kmeans
 from mogul.kernels._local import collect_local, prefers_local
 from mogul.kernels._parameters import maximise, prepare
+from mogul.kernels._squarem import (
+    CONVERGED,
+    LEFT,
+    RUNNING,
+    Rule,
+    advance,
+    copy_mixture,
+    fall_back,
+    forget,
+    is_pending,
+    judge,
+    rejects,
+)
 from mogul.kernels._tiles import _padded, collect
-from mogul.kernels._vectors import PANEL, ZERO, compiled, inner, spliced
+from mogul.kernels._vectors import NO, PANEL, ZERO, compiled, inner, spliced
 
-__all__ = ["CONVERGED", "LEFT", "RUNNING", "Rule", "fit_each", "fit_one"]
-
-RUNNING, CONVERGED, LEFT = range(3)
-"""How a climb ended: out of iterations, converged, or at a mixture that others must go on from."""
-
-_NOISE = 1e-13
-"""A relative gain of the log-likelihood that is rounding."""
-
-
-class Rule(NamedTuple):
-    """When a climb ends; see :class:`mogul.infer.stopping.Trace`.
-
-    It has converged when an iteration gains less than ``tol`` and, if ``patient``, less remains to
-    be gained by Aitken's estimate (Böhning and others 1994). It is left when it converges linearly,
-    two ratios of gains differing by less than ``steady``, and needs more than ``most`` iterations.
-    """
-
-    tol: float
-    patient: bool
-    steady: float
-    most: float
+__all__ = ["fit_each", "fit_one"]
 
 
 @compiled
 def fit_one(
     rows, weight, chance, standardised, kind, plan, width, floor, rule, done, last, own, start,
-    values,
+    memory, values, accelerated,
 ):  # fmt: skip
     """Fit one mixture, in place, up to iteration ``last``.
 
@@ -58,28 +50,35 @@ def fit_one(
     own : log-weights, means and factor
     start : likewise, or of no components
         Filled with what a partition gave.
-    values : (L,), L ≥ 4
-        The latest log-likelihoods per row, that at the beginning of iteration i at i mod L.
+    memory : Memory
+        What the iterations before left, to be gone on from.
+    values, accelerated : (L,)
+        The latest log-likelihoods per row, that at the beginning of iteration i at i mod L, and
+        whether it began at a proposal.
 
     Returns
     -------
     value : float
-        The log-likelihood per row of ``own``; −inf when it was LEFT.
+        The log-likelihood per row of ``own``; −inf when it was LEFT, or is to be gone on with.
     done : int
     state : int
+        RUNNING, CONVERGED, or LEFT where a component collapsed: at the mixture before it did.
     """
     if chance.shape[0]:
         if not _begin(rows, weight, chance, standardised, kind, plan, width, floor, own):
             return -math.inf, 0, LEFT
         if start[0].shape[0]:
-            _copy(own, start)
-    return _climb(rows, weight, kind, plan, width, floor, rule, done, last, own, values)
+            copy_mixture(own, start)
+        forget(memory.numbers, NO, -math.inf)
+    return _climb(
+        rows, weight, kind, plan, width, floor, rule, done, last, own, memory, values, accelerated
+    )
 
 
 @compiled
 def fit_each(
-    rows, ends, first, last, weight, chance, kind, plan, width, floor, rule, max_iter, short,
-    log_weights, means, factor, value, n_iter, state,
+    rows, ends, first, last, weight, chance, kind, plan, width, floor, rule, short,
+    log_weights, means, factor, memory, value, n_iter, state,
 ):  # fmt: skip
     """Fit data sets ``first`` to ``last``, each the rows from one of ``ends`` to the next.
 
@@ -90,8 +89,9 @@ def fit_each(
     k, d = means.shape[1:]
     best = np.empty(k), np.empty((k, d)), np.empty(factor.shape[1:])
     nothing = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
-    values = np.empty(4)
+    values, accelerated = np.empty(1), np.empty(1, dtype=np.bool_)
     n_starts = chance.shape[1]
+    brief = Rule(rule.tol, bool(NO), rule.steady, rule.most, short)
     for m in range(first, last):
         x = rows[ends[m] : ends[m + 1]]
         w = np.ascontiguousarray(weight[:, ends[m] : ends[m + 1]])  # of the type compiled for
@@ -103,10 +103,12 @@ def fit_each(
                 if worst_value == -math.inf:  # it may well be the best once it is repaired
                     state[m] = LEFT
                     break
-                _copy(best, own)
+                copy_mixture(best, own)
+                forget(memory.numbers, NO, -math.inf)
             found, n, how = fit_one(
                 x, w, chance[m, 0, :0] if final else chance[m, s], s % 2 == 1, kind, plan, width,
-                floor, rule, ZERO, max_iter if final else short, own, nothing, values,
+                floor, rule if final else brief, ZERO, rule.max_iter if final else short, own,
+                nothing, memory, values, accelerated,
             )  # fmt: skip
             if final:
                 value[m], n_iter[m], state[m] = found, n, how
@@ -116,20 +118,7 @@ def fit_each(
             worst_value = min(worst_value, found)
             if found > best_value:
                 best_value = found
-                _copy(own, best)
-
-
-@inner
-def _copy(source, target):
-    """One mixture's arrays into another's."""
-    for k in range(source[0].shape[0]):
-        target[0][k] = source[0][k]
-        for d in range(source[1].shape[1]):
-            target[1][k, d] = source[1][k, d]
-    for b in range(source[2].shape[0]):
-        for i in range(source[2].shape[1]):
-            for j in range(source[2].shape[2]):
-                target[2][b, i, j] = source[2][b, i, j]
+                copy_mixture(own, best)
 
 
 @inner
@@ -209,7 +198,7 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
 
 
 @spliced
-def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
+def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, memory, values, accelerated):
     """EM from ``own``, in place; see :func:`fit_one`."""
     log_weights, means, factor = own
     k, d = means.shape
@@ -225,7 +214,13 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
     state = RUNNING
     unknown = np.empty(0, dtype=np.int64)
     local = prefers_local(kind, k)
-    for iteration in range(done, last + 1):
+    iteration = done
+    while True:
+        if state == RUNNING and iteration == last:
+            if last < rule.max_iter:
+                return -math.inf, iteration, RUNNING
+            if is_pending(memory):
+                fall_back(memory, own)
         _clear(sums)
         _clear(second)
         totals[0, 0], totals[0, 1] = 0.0, 0.0
@@ -251,45 +246,24 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, values):
         value = totals[0, 1] / totals[0, 0]
         if state == CONVERGED or iteration == last:
             return value, iteration, state
-        values[iteration % values.shape[0]] = value
+        if rejects(memory, value):
+            fall_back(memory, own)
+            continue
         maximise(
             kind, n_made, sums[0], second[0], totals[0, 0],
             means if local else plan.centre.reshape(1, d), means, floor,
             new[0], new[1], new[2], ok,
         )  # fmt: skip
         if not _all(ok):
-            return -math.inf, iteration, LEFT
-        state = _judge(values, iteration, rule)
-        if state == LEFT:
-            return -math.inf, iteration, LEFT
-        _copy(new, own)
-    return -math.inf, last, state
-
-
-@inner
-def _judge(values, i, rule):
-    """Whether iteration ``i``, counted from 0, is the last."""
-    n = values.shape[0]
-    value = values[i % n]
-    gain = value - values[(i - 1) % n] if i > 0 else math.inf
-    before = values[(i - 1) % n] - values[(i - 2) % n] if i > 1 else math.inf
-    close = abs(gain) < rule.tol
-    if not rule.patient:
-        return CONVERGED if close else RUNNING
-    if i < 2:
-        return RUNNING
-    if gain <= _NOISE * (1.0 + abs(value)):
-        return CONVERGED if close else RUNNING
-    if not gain < before:
-        return RUNNING
-    left = gain * gain / (before - gain)
-    if close and left < rule.tol:
-        return CONVERGED
-    if i < 3 or not left > rule.tol:
-        return RUNNING
-    first = values[(i - 2) % n] - values[(i - 3) % n]
-    ratio = gain / before
-    linear = before < first and abs(ratio - before / first) <= rule.steady
-    if linear and math.log(max(rule.tol, 1e-300) / left) / math.log(ratio) > rule.most:
-        return LEFT
-    return RUNNING
+            if not is_pending(memory):
+                return -math.inf, iteration, LEFT
+            fall_back(memory, own)
+            continue
+        place = iteration % values.shape[0]
+        values[place], accelerated[place] = value, is_pending(memory)
+        state = judge(memory, value, rule)
+        iteration += 1
+        if state == CONVERGED:
+            copy_mixture(new, own)
+        else:
+            advance(kind, memory, own, value, new)

@@ -310,7 +310,10 @@ def _unit(matrix):
 
 @compiled
 def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
-    """Log-weights, means and logarithms of factors, in units of a reference's factors."""
+    """Log-weights, means and logarithms of factors, in units of a reference's factors.
+
+    Returns how many of ``values`` they fill.
+    """
     n_components, n_features = means.shape
     at = n_components
     for k in range(n_components):
@@ -344,6 +347,7 @@ def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
                     value += inverse[i, m] * factor[b, m, j]
                 values[at] = math.log(value) if i == j else value
                 at += 1
+    return at
 
 
 @compiled
