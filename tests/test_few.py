@@ -311,7 +311,7 @@ def test_a_component_that_loses_almost_all_is_computed_in_full():
     counts = collect_sums(x, none, none, plan, 1, 1, screens).products[0, :, len(plan.left) + d]
     assert 1e-5 < 1 - counts[-1] / float(expected.count[-1]) < 1e-3
     assert not is_exact(counts, mixture.log_weights.numpy(), n)
-    engine = CompiledMap(Rows(tensor(x), None), mixture, 0.1, 1)
+    engine = CompiledMap(Rows(tensor(x), None), PackedMixture.of(mixture), 0.1, 1)
     assert engine.screens
     (step,) = engine([PackedMixture.of(mixture)])
     share = math.exp(step.mapped.log_weights[-1])
@@ -339,7 +339,7 @@ def test_em_steps_by_screens_and_without(name):
     x = rows_of(mixture, 20_000, 0)
     plan, screens = prepared(mixture, n_rows=len(x))
     assert reached(x.numpy(), mixture, screens[0], plan) == len(x)
-    engine = CompiledMap(Rows(x, None), mixture, 1e-6, 2)
+    engine = CompiledMap(Rows(x, None), PackedMixture.of(mixture), 1e-6, 2)
     (step,) = engine([PackedMixture.of(mixture)])
     stats = e_step(x, mixture, kernel="reference")
     assert step.value == pytest.approx(float(stats.log_likelihood) / len(x), rel=1e-12)

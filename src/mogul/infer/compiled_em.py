@@ -28,6 +28,7 @@ from mogul.kernels._few import Screen
 from mogul.kernels._local import collect_local, prefers_local
 from mogul.kernels.compiled import (
     Sums,
+    add_squares,
     as_array,
     as_lines,
     check_width,
@@ -87,6 +88,10 @@ class CompiledMap:
         self.screens = empty_screens(like.structure, k, d, n_rows)
         self.waited = self.wait = 0  # passes
         self.expanded = not prefers_local(like.kind, like.n_components)
+        self.by_row = False
+        """Whether a tied covariance's squares cannot be told from second moments."""
+        self.known: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        """A centre, and the second moments of all rows about it."""
 
     def __call__(self, points: Sequence[PackedMixture]) -> list[Step[PackedMixture]]:
         return [self._step(point) for point in points]
@@ -134,13 +139,28 @@ class CompiledMap:
 
     def _sums(self, screens: Sequence[Screen]) -> Sums | None:
         """Of all batches; None where a row is too far away for the expanded form."""
+        by_row, centre = bool(screens) or self.by_row, self.plan.centre
+        known = None
+        if self.known is not None and not by_row and np.array_equal(self.known[0], centre):
+            known = self.known[1]
+        squares = _tiles.BY_ROW if by_row else _tiles.POOLED if known is None else _tiles.KNOWN
         found = None
         for rows, weight in self.batches:
             lines = as_lines(weight, rows), as_lines(None, rows)
-            new = collect_sums(as_array(rows), *lines, self.plan, 1, self.n_threads, screens)
+            asked = as_array(rows), *lines, self.plan, 1, self.n_threads, screens, squares
+            new = collect_sums(*asked)
             if new.strays:
                 return None
             found = new if found is None else found.plus(new)
+        if found is None:
+            return None
+        if known is not None:
+            found = found._replace(second=known)
+        if not add_squares(found, self.plan):
+            self.by_row = True
+            return self._sums(screens)
+        if not found.by_row:
+            self.known = centre.copy(), found.second
         return found
 
     def _local_step(self, point: PackedMixture) -> Step[PackedMixture]:

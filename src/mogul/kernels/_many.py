@@ -22,7 +22,7 @@ from mogul.kernels._squarem import (
     judge,
     rejects,
 )
-from mogul.kernels._tiles import _padded, collect
+from mogul.kernels._tiles import BY_ROW, KNOWN, POOLED, _padded, collect, pooled_squares
 from mogul.kernels._vectors import NO, PANEL, ZERO, compiled, inner, spliced
 
 __all__ = ["fit_each", "fit_one"]
@@ -129,6 +129,14 @@ def _clear(sums):
 
 
 @inner
+def _is_same(one, other):
+    same = True
+    for i in range(one.shape[0]):
+        same &= one[i] == other[i]
+    return same
+
+
+@inner
 def _all(ok):
     fine = True
     for k in range(ok.shape[0]):
@@ -214,6 +222,7 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, memory, v
     state = RUNNING
     unknown = np.empty(0, dtype=np.int64)
     local = prefers_local(kind, k)
+    squares, centre = POOLED, np.full(d, math.nan)
     iteration = done
     while True:
         if state == RUNNING and iteration == last:
@@ -222,7 +231,6 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, memory, v
             if is_pending(memory):
                 fall_back(memory, own)
         _clear(sums)
-        _clear(second)
         totals[0, 0], totals[0, 1] = 0.0, 0.0
         if not local:
             farthest = prepare(
@@ -230,14 +238,26 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, memory, v
                 plan.centre, plan.sharpest, plan.weights, plan.whitening,
             )  # fmt: skip
             local = not farthest < plan.limit
+        if squares == KNOWN and not _is_same(plan.centre, centre):
+            squares = POOLED
+        if squares != KNOWN or local:
+            _clear(second)
         if not local:
-            collect(x, ZERO, x.shape[0], weight, none, plan, sums, second, totals, strays)
+            collect(x, ZERO, x.shape[0], weight, none, plan, squares, sums, second, totals, strays)
             for tile in range(n_tiles):
                 local |= strays[tile]
             if local:
                 _clear(sums)
                 _clear(second)
                 totals[0, 0], totals[0, 1] = 0.0, 0.0
+            elif plan.whitening.shape[0] and squares != BY_ROW:
+                found = pooled_squares(plan.whitening, ZERO, second[0], d)
+                if not abs(found) < math.inf:
+                    squares = BY_ROW
+                    continue
+                totals[0, 1] -= 0.5 * found
+                squares = KNOWN
+                centre[:] = plan.centre
         if local:  # what is far away stays there
             collect_local(
                 x, ZERO, x.shape[0], weight, unknown, kind, plan, log_weights, means, factor,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mogul.kernels._blocks import LINES, accumulate, multiply, multiply_pairs, n_blocked, unblock
+from mogul.kernels._blocks import (
+    BLOCK,
+    LINES,
+    accumulate,
+    multiply,
+    multiply_pairs,
+    n_blocked,
+    unblock,
+)
 from mogul.kernels._vectors import (
     LANES,
     NO,
@@ -15,6 +24,7 @@ from mogul.kernels._vectors import (
     YES,
     ZERO,
     compiled,
+    dense,
     exp,
     fma,
     inner,
@@ -31,13 +41,29 @@ from mogul.kernels._vectors import (
     unless_below,
 )
 
-__all__ = ["CACHE_LINE", "QUESTIONS", "Plan", "collect", "padded", "score"]
+__all__ = [
+    "BY_ROW",
+    "CACHE_LINE",
+    "KNOWN",
+    "POOLED",
+    "QUESTIONS",
+    "Plan",
+    "collect",
+    "padded",
+    "pooled_squares",
+    "score",
+]
 
 _LOG_PROB, _LABELS, _RESPONSIBILITIES = range(3)
 QUESTIONS = {"log_prob": _LOG_PROB, "labels": _LABELS, "responsibilities": _RESPONSIBILITIES}
 """What :func:`score` finds of each row."""
 
 
+_MOST_CANCELLED = 2.0**13
+"""How many times as large as the sum of squares its terms may be: twelve digits are then left."""
+BY_ROW, POOLED, KNOWN = range(3)
+"""Where the squares of whitened columns, which all components of a tied covariance share, come
+from: each row's own, the second moments of all rows together, or those of an earlier pass."""
 CACHE_LINE = 64
 """Bytes that memory hands over at a time."""
 
@@ -72,13 +98,17 @@ class Plan(NamedTuple):
 
 
 @compiled
-def collect(rows, first_row, last_row, weight, chance, plan, sums, second, totals, strays):
+def collect(rows, first_row, last_row, weight, chance, plan, squares, sums, second, totals, strays):
     """Add statistics of some of ``rows`` (N, D) to ``sums``, ``second`` and ``totals``.
 
     ``sums`` (B, K, P + n_lines or more) are responsibilities times features and lines. ``weight``
     has shape (0 or 1 or B, N), ``chance`` (0 or B, N). ``second`` (B, D, D or more) is that of all
     components together, where rows are whitened. ``totals`` (B, 2) are row weights and
     log-likelihoods. Tiles that are too far away are marked in ``strays`` and left out.
+
+    A tied covariance's squares do not change responsibilities. Unless they are computed BY_ROW, the
+    log-likelihoods lack them; :func:`pooled_squares` has them. If they are KNOWN, ``second`` stays
+    as it is.
     """
     n_mixtures, n_features = totals.shape[0], rows.shape[1]
     n_components, n_made = plan.n_components, plan.left.shape[0]
@@ -89,8 +119,9 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
     terms_step = apart(n_components) * PANEL
     terms = np.empty(n_panels * terms_step)
     row_weight = np.empty(tile_rows)
-    whiten = plan.whitening.size > 0
-    white = np.empty(n_features * PANEL if whiten else 0)
+    by_row = plan.whitening.size > 0 and squares == BY_ROW
+    whiten = plan.whitening.size > 0 and squares != KNOWN
+    white = np.empty(n_features * PANEL if by_row else 0)
     heavy = np.empty(n_panels * apart(n_features) * PANEL if whiten or plan.pairs else 0)
     linear, side = width - n_made, _padded(n_features)
     n_linear, n_square = n_blocked(n_components, linear), n_blocked(n_features, side)
@@ -111,7 +142,7 @@ def collect(rows, first_row, last_row, weight, chance, plan, sums, second, total
         for b in range(n_mixtures):
             if b == 0 or weight.shape[0] > 1:
                 _load_weight(weight, b, start, n_rows, row_weight)
-            _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
+            _all_terms(lines, n_features, plan, b, used, in_one, by_row, features, white, terms)
             scaled = chance.shape[0] == 0
             mass, likelihood = _share_out(terms, terms_step, n_components, used, row_weight, scaled)
             totals[b, 0] += mass
@@ -181,7 +212,8 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
     features = np.empty(0 if plan.pairs else n_panels * apart(chunk) * PANEL)
     terms_step = apart(n_components) * PANEL
     terms = np.empty(n_panels * terms_step)
-    white = np.empty(n_features * PANEL if plan.whitening.size else 0)
+    whiten = plan.whitening.size > 0
+    white = np.empty(n_features * PANEL if whiten else 0)
     found = np.empty(LANES)
     in_one = n_made <= chunk
     for tile in range(strays.shape[0]):
@@ -194,7 +226,7 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
         if in_one and not plan.pairs:
             _make_features(lines, n_features, plan, ZERO, n_made, used, features)
         for b in range(n_mixtures):
-            _all_terms(lines, n_features, plan, b, used, in_one, features, white, terms)
+            _all_terms(lines, n_features, plan, b, used, in_one, whiten, features, white, terms)
             for at in range(0, n_rows, LANES):
                 place = at // PANEL * terms_step + at % PANEL
                 count = min(LANES, n_rows - at)
@@ -213,6 +245,38 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
                     for k in range(n_components):
                         for i in range(count):
                             answer[b, start + at + i, k] = terms[place + k * PANEL + i]
+
+
+@dense
+def pooled_squares(whitening, start, second, n_features):
+    """The sum over all rows of their squared whitened columns, tr(L⁻¹ S L⁻ᵀ).
+
+    ``whitening`` from ``start`` on is L⁻¹ in the order of `multiply`, ``second`` (D, D or more) the
+    moments S. NaN where the terms of this sum are so much larger than it that their rounding may
+    be seen, since columns are almost multiples of each other.
+    """
+    found, size = 0.0, 0.0
+    row, spread = np.empty(n_features), np.empty(n_features)
+    for i in range(n_features):
+        spread[i] = math.sqrt(max(second[i, i], 0.0))
+    for i in range(n_features):
+        block = i // BLOCK * BLOCK
+        step = min(BLOCK, n_features - block)
+        at, reach = start + block * n_features + i - block, 0.0
+        for j in range(n_features):
+            row[j] = 0.0
+        for m in range(i + 1):
+            factor = whitening[at + m * step]
+            reach += abs(factor) * spread[m]
+            for j in range(i + 1):
+                row[j] += factor * second[m, j]
+        for j in range(i + 1):
+            found += row[j] * whitening[at + j * step]
+        size += reach * reach
+    return found if size <= _MOST_CANCELLED * found else math.nan
+
+
+pool_squares = compiled(pooled_squares.py_func)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -338,12 +402,15 @@ def _make_features(lines, n_features, plan, first, count, n_panels, features):
 
 
 @inner
-def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, terms):
-    """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines."""
+def _all_terms(lines, n_features, plan, b, n_panels, in_one, whiten, features, white, terms):
+    """Terms log w_k + log N(x; μ_k, Σ_k) of mixture ``b``, panels of K lines.
+
+    Without what whitened columns add to all of them, unless these are asked for.
+    """
     n_components, n_made = plan.n_components, plan.left.shape[0]
     n_all, step = n_made + plan.n_lines, padded_lines(n_features) * PANEL
     terms_step = apart(n_components) * PANEL
-    whiten = plan.whitening.size > 0
+    n_linear = plan.n_lines - (1 if plan.whitening.size and not whiten else 0)
     if whiten:
         for panel in range(n_panels):
             w = b * n_features * n_features
@@ -378,7 +445,7 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, features, white, te
                 )  # fmt: skip
     for panel in range(n_panels):
         multiply(
-            plan.weights, weights, lines, panel * step, n_made, plan.n_lines, n_all,
+            plan.weights, weights, lines, panel * step, n_made, n_linear, n_all,
             terms, panel * terms_step, n_components, n_made == 0,
         )  # fmt: skip
 

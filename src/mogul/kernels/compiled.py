@@ -37,6 +37,7 @@ from mogul.stats import Stats
 __all__ = [
     "CompiledKernel",
     "Sums",
+    "add_squares",
     "as_array",
     "as_lines",
     "check_width",
@@ -118,6 +119,7 @@ class CompiledKernel(Expansion):
             upper = covariance.precisions_cholesky().reshape(-1, n_features, n_features)
             whitening = _blocked(upper.transpose(-1, -2).numpy())
         self._filled: list[tuple[Screen, ...]] = []  # once they are; shared by all copies
+        self._squares = [_tiles.POOLED]  # likewise
         self.plan = plan._replace(
             centre=self.centre.numpy(),
             sharpest=self.sharpest.numpy(),
@@ -142,9 +144,11 @@ class CompiledKernel(Expansion):
         if len(chance) == 1:
             chance = np.broadcast_to(chance, (shape.numel(), rows.shape[0])).copy()
         screens = () if shape or len(chance) else self._screens(rows.shape[0])
-        sums = collect_sums(
-            as_array(rows), weight, chance, self.plan, shape.numel(), screens=screens
-        )
+        asked = as_array(rows), weight, chance, self.plan, shape.numel()
+        sums = collect_sums(*asked, screens=screens, squares=self._squares[0])
+        if not add_squares(sums, self.plan):
+            self._squares[0] = _tiles.BY_ROW
+            sums = collect_sums(*asked, screens=screens, squares=_tiles.BY_ROW)
         own = self._stats(
             torch.from_numpy(sums.products).reshape(*shape, *sums.products.shape[1:]),
             torch.from_numpy(sums.second[..., :n_features]).reshape(*shape, n_features, -1),
@@ -218,7 +222,8 @@ class Sums(NamedTuple):
     """What one pass over rows adds up, about the plan's centre.
 
     ``strays`` are the rows that are left out, because the expanded form would cancel or a value is
-    NaN.
+    NaN. The log-likelihoods lack a tied covariance's squares unless these were computed
+    ``by_row``; see :func:`add_squares`.
     """
 
     products: NDArray[np.float64]  # (B, K, P + n_lines or more)
@@ -227,12 +232,14 @@ class Sums(NamedTuple):
     strays: list[slice]
     n_rows: int
     n_screened: int  # of which components were left out
+    by_row: bool
 
     def plus(self, other: Sums) -> Sums:
         """Those of both parts of some rows, none of which has strays."""
         products, second = self.products + other.products, self.second + other.second
         totals, n_rows = self.totals + other.totals, self.n_rows + other.n_rows
-        return Sums(products, second, totals, [], n_rows, self.n_screened + other.n_screened)
+        n_screened = self.n_screened + other.n_screened
+        return Sums(products, second, totals, [], n_rows, n_screened, self.by_row)
 
 
 def collect_sums(
@@ -243,12 +250,16 @@ def collect_sums(
     n_mixtures: int,
     n_threads: int | None = None,
     screens: Sequence[Screen] = (),
+    squares: int = _tiles.BY_ROW,
 ) -> Sums:
     """One pass over rows (N, D); see :func:`mogul.kernels._tiles.collect`.
 
     On as many threads as torch uses, or on ``n_threads``. With ``screens`` of the one mixture,
-    tried in turn, components that do not matter at a row are left out.
+    tried in turn, components that do not matter at a row are left out. ``squares`` says where those
+    of a tied covariance come from.
     """
+    by_row = bool(screens) or squares == _tiles.BY_ROW or not plan.whitening.size
+    squares = _tiles.BY_ROW if by_row else squares
     n_threads = n_threads or torch.get_num_threads()
     n_features = len(plan.centre)
     check_width(values, plan)
@@ -282,7 +293,7 @@ def collect_sums(
             if row < stop:
                 tiles = [-(-(end - span.start) // tile_rows) for end in (row, stop)]
                 left = strays[slice(*tiles)]
-                _tiles.collect(values, row, stop, weight, chance, plan, *own, left)
+                _tiles.collect(values, row, stop, weight, chance, plan, squares, *own, left)
             row = stop
         return flat, strays, n_screened
 
@@ -293,7 +304,24 @@ def collect_sums(
     if width and len(weight) < 2:
         second[1:] = second[0]  # the same for all mixtures
     strays = _stray_rows(spans, marks, tile_rows)
-    return Sums(products, second, totals, strays, len(values), sum(n_screened))
+    return Sums(products, second, totals, strays, len(values), sum(n_screened), by_row)
+
+
+def add_squares(sums: Sums, plan: _tiles.Plan, second: NDArray[np.float64] | None = None) -> bool:
+    """Complete the log-likelihoods, in place, by ``second`` or the sums' own second moments.
+
+    False where these do not tell the squares to twelve digits.
+    """
+    if sums.by_row:
+        return True
+    n_features = len(plan.centre)
+    moments = sums.second if second is None else second
+    for b, own in enumerate(moments):
+        found = _tiles.pool_squares(plan.whitening, b * n_features**2, own, n_features)
+        if math.isnan(found):
+            return False
+        sums.totals[b, 1] -= found / 2
+    return True
 
 
 def check_width(values: NDArray, plan: _tiles.Plan) -> None:
