@@ -59,6 +59,8 @@ QUESTIONS = {"log_prob": _LOG_PROB, "labels": _LABELS, "responsibilities": _RESP
 """What :func:`score` finds of each row."""
 
 
+_FACTORS = 16
+"""Sums of up to K exponentials, none above one, that are multiplied: a number while K < 2⁶⁴."""
 _MOST_CANCELLED = 2.0**13
 """How many times as large as the sum of squares its terms may be: twelve digits are then left."""
 BY_ROW, POOLED, KNOWN = range(3)
@@ -144,7 +146,10 @@ def collect(rows, first_row, last_row, weight, chance, plan, squares, sums, seco
                 _load_weight(weight, b, start, n_rows, row_weight)
             _all_terms(lines, n_features, plan, b, used, in_one, by_row, features, white, terms)
             scaled = chance.shape[0] == 0
-            mass, likelihood = _share_out(terms, terms_step, n_components, used, row_weight, scaled)
+            even = weight.shape[0] == 0 and n_rows == tile_rows
+            mass, likelihood = _share_out(
+                terms, terms_step, n_components, used, row_weight, scaled, even
+            )
             totals[b, 0] += mass
             totals[b, 1] += likelihood
             if chance.shape[0]:
@@ -214,7 +219,7 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
     terms = np.empty(n_panels * terms_step)
     whiten = plan.whitening.size > 0
     white = np.empty(n_features * PANEL if whiten else 0)
-    found = np.empty(LANES)
+    found = np.empty(2 * LANES)
     in_one = n_made <= chunk
     for tile in range(strays.shape[0]):
         start = first_row + tile * tile_rows
@@ -227,24 +232,25 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
             _make_features(lines, n_features, plan, ZERO, n_made, used, features)
         for b in range(n_mixtures):
             _all_terms(lines, n_features, plan, b, used, in_one, whiten, features, white, terms)
-            for at in range(0, n_rows, LANES):
+            for at in range(0, n_rows, 2 * LANES):
                 place = at // PANEL * terms_step + at % PANEL
-                count = min(LANES, n_rows - at)
                 if what == _LABELS:
                     store(found, 0, _label(terms, place, n_components))
-                    for i in range(count):
-                        answer[b, start + at + i, 0] = found[i]
-                    continue
-                peak, mass = _normalise(terms, place, n_components)
-                if what == _LOG_PROB:
-                    store(found, 0, peak + log(mass))
-                    for i in range(count):
-                        answer[b, start + at + i, 0] = found[i]
+                    store(found, LANES, _label(terms, place + LANES, n_components))
                 else:
-                    _scale(terms, place, n_components, splat(1.0) / mass)
-                    for k in range(n_components):
-                        for i in range(count):
+                    peak, mass, other, more = _normalise(terms, place, n_components)
+                    if what == _LOG_PROB:
+                        store(found, 0, peak + log(mass))
+                        store(found, LANES, other + log(more))
+                    else:
+                        one = splat(1.0)
+                        _scale(terms, place, n_components, one / mass, one / more)
+                for i in range(min(2 * LANES, n_rows - at)):
+                    if what == _RESPONSIBILITIES:
+                        for k in range(n_components):
                             answer[b, start + at + i, k] = terms[place + k * PANEL + i]
+                    else:
+                        answer[b, start + at + i, 0] = found[i]
 
 
 @dense
@@ -452,41 +458,61 @@ def _all_terms(lines, n_features, plan, b, n_panels, in_one, whiten, features, w
 
 @inner
 def _normalise(terms, place, n_components):
-    """Exponentials of terms above the largest, in place; that largest, and their sum."""
-    peak = load(terms, place)
+    """Exponentials of terms above the largest, in place; that largest, and their sum.
+
+    Of two vectors of rows: while one waits for the largest or the sum so far, the other goes on.
+    """
+    peak, other = load(terms, place), load(terms, place + LANES)
     for k in range(1, n_components):
-        peak = maximum(load(terms, place + k * PANEL), peak)
-    mass = splat(0.0)
+        at = place + k * PANEL
+        peak = maximum(load(terms, at), peak)
+        other = maximum(load(terms, at + LANES), other)
+    mass, more = splat(0.0), splat(0.0)
     for k in range(n_components):
-        share = exp(load(terms, place + k * PANEL) - peak)
-        store(terms, place + k * PANEL, share)
+        at = place + k * PANEL
+        share = exp(load(terms, at) - peak)
+        store(terms, at, share)
         mass = mass + share
-    return peak, mass
+        share = exp(load(terms, at + LANES) - other)
+        store(terms, at + LANES, share)
+        more = more + share
+    return peak, mass, other, more
 
 
 @inner
-def _share_out(terms, terms_step, n_components, n_panels, row_weight, scaled):
+def _share_out(terms, terms_step, n_components, n_panels, row_weight, scaled, even):
     """From a tile's terms to responsibilities times weights; total weight and log-likelihood.
 
-    To the exponentials of terms above the largest unless ``scaled``.
+    To the exponentials of terms above the largest unless ``scaled``. Where all weights are one,
+    ``even``, one logarithm is taken of the product of many sums.
     """
-    likelihood = splat(0.0)
-    heaviness = splat(0.0)
-    for at in range(0, n_panels * PANEL, LANES):
-        w = load(row_weight, at)
+    likelihood, more_likelihood = splat(0.0), splat(0.0)
+    heaviness, product = splat(0.0), splat(1.0)
+    for at in range(0, n_panels * PANEL, 2 * LANES):
+        w, v = load(row_weight, at), load(row_weight, at + LANES)
         place = at // PANEL * terms_step + at % PANEL
-        peak, mass = _normalise(terms, place, n_components)
-        likelihood = fma(w, peak + log(mass), likelihood)
-        heaviness = heaviness + w
+        peak, mass, other, more = _normalise(terms, place, n_components)
+        if even:
+            likelihood, more_likelihood = likelihood + peak, more_likelihood + other
+            product = product * (mass * more)
+            if at & (_FACTORS * LANES - 1) == (_FACTORS - 2) * LANES:
+                likelihood, product = likelihood + log(product), splat(1.0)
+        else:
+            likelihood = fma(w, peak + log(mass), likelihood)
+            more_likelihood = fma(v, other + log(more), more_likelihood)
+        heaviness = heaviness + (w + v)
         if scaled:
-            _scale(terms, place, n_components, w / mass)
-    return total(heaviness), total(likelihood)
+            _scale(terms, place, n_components, w / mass, v / more)
+    return total(heaviness), total(likelihood + log(product) + more_likelihood)
 
 
 @inner
-def _scale(terms, place, n_components, factor):
+def _scale(terms, place, n_components, factor, other):
+    """Two vectors of rows' terms times a factor each."""
     for k in range(n_components):
-        store(terms, place + k * PANEL, load(terms, place + k * PANEL) * factor)
+        at = place + k * PANEL
+        store(terms, at, load(terms, at) * factor)
+        store(terms, at + LANES, load(terms, at + LANES) * other)
 
 
 @inner
