@@ -1,5 +1,6 @@
 """Compiled kernels against NumPy, the reference and each other; skipped without Numba."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from sklearn.cluster import KMeans
 
 import mogul.kernels
 from laws.cases import CASES, assert_equal_sums, broad_start, draw, draw_one, tensor
-from mogul import GaussianMixture, Mixture, fit_many
+from mogul import GaussianMixture, Mixture, _threads, fit_many
 from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.errors import InputError, InputTypeError, RepairWarning, UnknownNameError
@@ -32,7 +33,13 @@ from mogul.infer.compiled_starts import begin_each  # noqa: E402
 from mogul.kernels import _kmeans, _squarem  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
-from mogul.kernels.compiled import CompiledKernel, collect_sums, empty_plan  # noqa: E402
+from mogul.kernels._passes import OVER, lend_a_hand  # noqa: E402
+from mogul.kernels.compiled import (  # noqa: E402
+    CompiledKernel,
+    collect_sums,
+    desk_for,
+    empty_plan,
+)
 from mogul.kernels.packed import PackedMixture  # noqa: E402
 from mogul.kernels.reference import ReferenceKernel  # noqa: E402
 
@@ -411,6 +418,107 @@ def test_a_climb_in_one_call_is_that_of_ascent(name, acceleration, tol, monkeypa
         np.testing.assert_allclose(one.records[0].change, one.records[0].log_likelihood + 9)
         np.testing.assert_allclose(quick.log_likelihood, slow.log_likelihood, rtol=1e-11)
     assert any(r.accelerated for r in one.records) == (acceleration != "none")
+
+
+# --- passes that threads share --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def nobody(*_):
+    yield
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def end_of(x, name, weight=None, **settings):
+    start = stack([broad_start(x, name, 3)])
+    return fit_em(Rows(tensor(x), weight), start, EMSettings(1e-7, 60, 1e-9, **settings))
+
+
+@pytest.mark.parametrize("n", [5000, 20_011])
+@names
+def test_who_lends_a_hand_changes_no_bit(name, n, two_threads, monkeypatch):
+    """Whoever takes a stretch of rows, sums are added up in the same order."""
+    _, x, _, weight = far_case(name, 3, n, 1.0)
+    for own in (None, tensor(weight)):
+        helped = [end_of(x, name, own) for _ in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled_em, "beside", nobody)
+            alone = end_of(x, name, own)
+        assert alone.traces[0].n_iter > 3
+        for one in helped:
+            assert torch.equal(one.mixture.means, alone.mixture.means)
+            assert torch.equal(one.mixture.covariances, alone.mixture.covariances)
+            values = [[r.log_likelihood for r in ran.traces[0].records] for ran in (one, alone)]
+            assert values[0] == values[1]
+        monkeypatch.setattr(mogul.kernels, "_find_compiler", lambda: False)
+        slow = end_of(x, name, own)
+        monkeypatch.undo()
+        np.testing.assert_allclose(alone.log_likelihood, slow.log_likelihood, rtol=1e-11)
+        np.testing.assert_allclose(alone.mixture.means, slow.mixture.means, rtol=1e-6, atol=1e-8)
+
+
+def test_passes_are_shared_where_there_is_enough_to_do(two_threads, monkeypatch):
+    helped = []
+
+    @contextlib.contextmanager
+    def counted(n, *_):
+        helped.append(n)
+        yield
+
+    monkeypatch.setattr(compiled_em, "beside", counted)
+    for n, n_more in ((150, 0), (20_000, 1)):
+        helped.clear()
+        end_of(far_case("full", 3, n, 1.0)[1], "full")
+        assert set(helped) == {n_more}
+
+
+@names
+def test_one_far_stretch_of_rows_sends_all_to_their_own_means(name, two_threads):
+    """One row is so far away that the expanded form would cancel there."""
+    _, x, _, _ = far_case(name, 3, 9000, 1.0)
+    x[8500] += 1e7
+    start = stack([broad_start(x[:8000], name, 3)])
+    ran = fit_em(Rows(tensor(x)), start, EMSettings(0.0, 1, 1e-9))
+    stats = e_step(tensor(x), start[0], kernel="reference")
+    np.testing.assert_allclose(ran.traces[0].value, float(stats.mean_log_likelihood()), rtol=1e-11)
+    expected, ok = m_step(stats, structure(name), 1e-9)
+    assert ok.all()
+    np.testing.assert_allclose(ran.mixture[0].means, expected.means, rtol=1e-9)
+
+
+def test_a_hand_that_is_lent_too_late_is_not_waited_for():
+    _, x, _, _ = far_case("full", 3, 3000, 1.0)
+    packed = PackedMixture.of(broad_start(x, "full", 3))
+    plan = empty_plan(packed.structure, 3, 3, n_rows=500)
+    desk = desk_for(len(x), 500, plan, 2)
+    assert len(desk.totals) > 3
+    desk.notes[OVER] = 1
+    none = np.empty((0, len(x)))
+    lend_a_hand(x, none, packed.kind, plan, packed.arrays, desk)  # ends at once
+
+
+def test_an_error_dismisses_those_who_lend_a_hand(two_threads, monkeypatch):
+    """Else they would wait for the next pass forever."""
+
+    def wrong(*_, **__):
+        raise ZeroDivisionError
+
+    _, x, _, _ = far_case("full", 3, 20_000, 1.0)
+    monkeypatch.setattr(compiled_em, "fit_one", wrong)
+    for _ in range(2 * (os.cpu_count() or 1) + 2):  # more than there are threads
+        with pytest.raises(ZeroDivisionError):
+            end_of(x, "full")
+    assert _threads._helpers.pool().submit(lambda: 7).result(timeout=10) == 7
+
+
+# --- extrapolation --------------------------------------------------------------------------------
 
 
 def test_what_an_extrapolation_makes_collapse_is_given_up():

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["at_hand", "in_threads", "one_thread_if_small", "shares", "spread"]
+__all__ = ["at_hand", "beside", "in_threads", "one_thread_if_small", "shares", "spread"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -162,6 +162,20 @@ def spread(
     for helper in late:
         helper.result()
     return [answers[i] for i in range(len(items))]
+
+
+@contextmanager
+def beside(n: int, function: Callable[..., object], *arguments: Any) -> Iterator[None]:
+    """Run ``function`` in ``n`` threads more while the caller goes on; it must end by itself.
+
+    One that has not begun when the caller is done never will.
+    """
+    helpers = [_helpers.pool().submit(function, *arguments) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for helper in helpers:
+            helper.cancel()
 
 
 class _Helpers:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mogul._threads import spread
+from mogul._threads import beside, spread
 from mogul.data.rows import Rows
 from mogul.infer.ascent import PAYS_AFTER, Ascent, Step
 from mogul.infer.em import EMResult, EMSettings, stack
@@ -26,6 +26,7 @@ from mogul.kernels import _many, _squarem, _tiles
 from mogul.kernels import _parameters as code
 from mogul.kernels._few import Screen
 from mogul.kernels._local import collect_local, prefers_local
+from mogul.kernels._passes import OVER, Desk, lend_a_hand
 from mogul.kernels.compiled import (
     Sums,
     add_squares,
@@ -34,11 +35,13 @@ from mogul.kernels.compiled import (
     check_width,
     collect_sums,
     cut,
+    desk_for,
     empty_plan,
     empty_screens,
     fill_screens,
     fits_one_core,
     is_exact,
+    shared_rows,
 )
 from mogul.kernels.packed import PackedMixture
 
@@ -58,6 +61,8 @@ _BURST = 100
 """Iterations, at most, between looks at whether somebody pressed Ctrl-C."""
 _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
+_COPIED_WORK = _BURST_WORK // _BURST
+"""Multiplications of a pass up to which rows that are not in one piece are copied."""
 _MOST_ITERATIONS = 2**62
 _LONGEST_WAIT = 15
 """Passes, at most, that are not screened because one before them did not gain by it."""
@@ -84,7 +89,10 @@ class CompiledMap:
         self.batches, self.floor, self.n_threads = batches, float(floor), n_threads
         n_rows = batches.n_rows if isinstance(batches, Rows) else None
         k, d = like.means.shape
-        self.plan = empty_plan(like.structure, k, d, n_rows=n_rows)
+        self.n_least = 0
+        if n_rows is not None:
+            self.n_least = shared_rows(like.structure, k, d, n_rows, n_threads)
+        self.plan = empty_plan(like.structure, k, d, n_rows=self.n_least or n_rows)
         self.screens = empty_screens(like.structure, k, d, n_rows)
         self.waited = self.wait = 0  # passes
         self.expanded = not prefers_local(like.kind, like.n_components)
@@ -100,9 +108,12 @@ class CompiledMap:
         """The log-likelihood in nats per unit of row weight."""
         return self._step(point).value
 
-    def fits_one_core(self, n_rows: int) -> bool:
-        """Whether there is too little to do in a pass over so many rows to cut it up."""
-        return fits_one_core(n_rows, self.plan, self.n_threads)
+    def is_one_call(self, rows: Rows) -> bool:
+        """Whether iterations over these rows are made in one call: nothing else is quicker."""
+        if self.screens and not fits_one_core(rows.n_rows, self.plan, self.n_threads):
+            return False
+        # Else another layout is compiled for, in seconds.
+        return rows.values.is_contiguous() or rows.n_rows * len(self.plan.weights) < _COPIED_WORK
 
     def _step(self, point: PackedMixture) -> Step[PackedMixture]:
         step = self._expanded_step(point) if self.expanded else None
@@ -223,6 +234,9 @@ class _Climb:
         self.compiled, self.point, self.trace, self.tol = compiled, point, trace, settings.tol
         self.rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
         self.memory = blank_memory(point, settings.acceleration == "squarem", trace.previous)
+        self.desk = desk_for(
+            compiled.batches.n_rows, compiled.n_least, compiled.plan, compiled.n_threads
+        )
         self.done, self.state = 0, _squarem.RUNNING
         self.value: float | None = None
         """The log-likelihood of the point, once it has ended."""
@@ -241,10 +255,18 @@ class _Climb:
         """Up to ``burst`` iterations; whether a callback asks to stop."""
         history = np.empty(burst), np.empty(burst, dtype=np.bool_)
         before, last, stop = self.done, min(self.done + burst, self.rule.max_iter), False
-        value, self.done, self.state = fit_one(
-            rows, weight, self.compiled.plan, self.compiled.floor, self.rule, self.point,
-            self.memory, history, done=before, last=last,
-        )  # fmt: skip
+        plan, desk, point = self.compiled.plan, self.desk, self.point
+        desk.notes[OVER] = 0
+        n_more = min(self.compiled.n_threads, len(desk.totals)) - 1
+        shared = rows, weight, point.kind, plan, point.arrays, desk
+        try:
+            with beside(n_more, lend_a_hand, *shared):
+                value, self.done, self.state = fit_one(
+                    rows, weight, plan, self.compiled.floor, self.rule, point, self.memory, desk,
+                    history, done=before, last=last,
+                )  # fmt: skip
+        finally:
+            desk.notes[OVER] = 1
         found, accelerated = history[0].tolist(), history[1].tolist()
         if self.state == _squarem.CONVERGED or self.done == self.rule.max_iter:
             self.value = value if self.state != _squarem.LEFT else None
@@ -277,7 +299,7 @@ def fit_packed(
     compiled = CompiledMap(batches, points[0], settings.floor, n_threads)
     ends: list[float | None] = [None] * len(points)
     interrupted = False
-    if type(batches) is Rows and compiled.fits_one_core(batches.n_rows) and settings.max_iter:
+    if type(batches) is Rows and settings.max_iter and compiled.is_one_call(batches):
         climbs = [_Climb(compiled, *pair, settings) for pair in zip(points, traces, strict=True)]
         interrupted = _climb_each(climbs, batches, on_iteration)
         ends = [climb.value for climb in climbs]
@@ -312,8 +334,7 @@ def _climb_each(
     values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)
     work = max(1, len(values) * len(climbs[0].compiled.plan.weights))
     burst = 1 if on_iteration else max(1, min(_BURST, _BURST_WORK // work))
-    if work < _BURST_WORK // _BURST:  # else another layout is compiled for, in seconds
-        values = np.ascontiguousarray(values)
+    values = np.ascontiguousarray(values)
     stopped = False
     try:
         while not stopped and any(climb.goes_on for climb in climbs):
@@ -354,6 +375,7 @@ def fit_one(
     rule: _squarem.Rule,
     own: PackedMixture,
     memory: _squarem.Memory,
+    desk: Desk,
     history: tuple[NDArray[np.float64], NDArray[np.bool_]],
     *,
     last: int,
@@ -366,8 +388,8 @@ def fit_one(
     start = start or PackedMixture.empty(own.structure, 0, own.means.shape[1])
     check_width(rows, plan)
     return _many.fit_one(
-        rows, weight, chance, standardised, own.kind, plan, _width(own), float(floor), rule,
-        done, last, own.arrays, start.arrays, memory, *history,
+        rows, weight, chance, standardised, own.kind, plan, float(floor), rule,
+        done, last, own.arrays, start.arrays, memory, desk, *history,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from mogul.data.rows import Rows
 from mogul.infer.compiled_em import blank_memory, climbing_rule, fit_one
 from mogul.kernels import _squarem
 from mogul.kernels._kmeans import n_tries
-from mogul.kernels.compiled import as_array, as_lines, empty_plan
+from mogul.kernels.compiled import as_array, as_lines, desk_for, empty_plan
 from mogul.kernels.packed import PackedMixture
 
 __all__ = ["Begun", "begin_each"]
@@ -65,13 +65,14 @@ def begin_each(
     def run(own: range) -> list[Begun | None]:
         plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
         memory = blank_memory(PackedMixture.empty(structure, k, d))
+        desk = desk_for(rows.n_rows, rows.n_rows, plan, 1)
         history = np.empty(1), np.empty(1, dtype=np.bool_)
         found: list[Begun | None] = []
         for i in own:
             start, end = (PackedMixture.empty(structure, k, d) for _ in range(2))
             partition = chances[i], standardised[i]
             value, _, state = fit_one(
-                values, weight, plan, floor, rule, end, memory, history, last=max_iter,
+                values, weight, plan, floor, rule, end, memory, desk, history, last=max_iter,
                 partition=partition, start=start,
             )  # fmt: skip
             found.append(None if state == _squarem.LEFT else Begun(start, end, value))

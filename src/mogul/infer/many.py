@@ -113,8 +113,7 @@ def _compiled(
     from mogul.infer.compiled_em import blank_memory, climbing_rule
     from mogul.kernels import _many, _squarem
     from mogul.kernels._kmeans import n_tries
-    from mogul.kernels._tiles import padded
-    from mogul.kernels.compiled import empty_plan
+    from mogul.kernels.compiled import desk_for, empty_plan
     from mogul.kernels.packed import KINDS, PackedMixture
 
     kind = structure(covariance_type)
@@ -123,7 +122,6 @@ def _compiled(
     chance = random_state.uniform(size=(n_sets, CANDIDATES, k, n_tries(k)))
     lines = np.empty((0, len(rows))) if weight is None else weight.reshape(1, -1)
     longest = int(np.diff(ends).max(initial=1))
-    width = 0 if kind.shared_features else padded(d)
     rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
     state = np.full(n_sets, _squarem.LEFT, dtype=np.int64)
 
@@ -138,7 +136,6 @@ def _compiled(
             chance,
             KINDS[kind],
             plan,
-            width,
             float(settings.floor),
             rule,
             SHORT_ITERATIONS,
@@ -146,6 +143,7 @@ def _compiled(
             found.means,
             factor,
             blank_memory(PackedMixture.empty(kind, k, d)),
+            desk_for(longest, longest, plan, 1),
             found.log_likelihood,
             found.n_iter,
             state,

@@ -116,7 +116,10 @@ def collect_local(
                         _far_along_axes(
                             lines, panel * step, means[k], scales[k], constants[k], terms, out
                         )
-            mass, likelihood = _share_out(terms, terms_step, n_components, used, row_weight, YES)
+            even = weight.shape[0] == 0 and n_rows == tile_rows
+            mass, likelihood = _share_out(
+                terms, terms_step, n_components, used, row_weight, YES, even
+            )
             totals[0] += mass
             totals[1] += likelihood
         for k in range(n_components):

@@ -9,6 +9,7 @@ import numpy as np
 from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, kmeans
 from mogul.kernels._local import collect_local, prefers_local
 from mogul.kernels._parameters import maximise, prepare
+from mogul.kernels._passes import add_up, dismiss, pass_over
 from mogul.kernels._squarem import (
     CONVERGED,
     LEFT,
@@ -22,16 +23,16 @@ from mogul.kernels._squarem import (
     judge,
     rejects,
 )
-from mogul.kernels._tiles import BY_ROW, KNOWN, POOLED, _padded, collect, pooled_squares
-from mogul.kernels._vectors import NO, PANEL, ZERO, compiled, inner, spliced
+from mogul.kernels._tiles import BY_ROW, KNOWN, POOLED, _padded, pooled_squares
+from mogul.kernels._vectors import NO, ZERO, compiled, inner, spliced
 
 __all__ = ["fit_each", "fit_one"]
 
 
 @compiled
 def fit_one(
-    rows, weight, chance, standardised, kind, plan, width, floor, rule, done, last, own, start,
-    memory, values, accelerated,
+    rows, weight, chance, standardised, kind, plan, floor, rule, done, last, own, start, memory,
+    desk, values, accelerated,
 ):  # fmt: skip
     """Fit one mixture, in place, up to iteration ``last``.
 
@@ -42,8 +43,8 @@ def fit_one(
         Draws for a run of k-means whose partition is the start; ``own`` is, where there are none.
     standardised : bool
         Whether k-means sees standardised columns.
-    kind, plan, width, floor
-        As elsewhere; ``width`` is that of the second moments of all components together.
+    kind, plan, floor
+        As elsewhere.
     rule : Rule
     done : int
         Iterations that were made before, whose values are known.
@@ -52,6 +53,8 @@ def fit_one(
         Filled with what a partition gave.
     memory : Memory
         What the iterations before left, to be gone on from.
+    desk : Desk
+        Of which each of its stretches is a thread's at a time; others may lend a hand.
     values, accelerated : (L,)
         The latest log-likelihoods per row, that at the beginning of iteration i at i mod L, and
         whether it began at a proposal.
@@ -65,20 +68,24 @@ def fit_one(
         RUNNING, CONVERGED, or LEFT where a component collapsed: at the mixture before it did.
     """
     if chance.shape[0]:
+        width = desk.second.shape[3]
         if not _begin(rows, weight, chance, standardised, kind, plan, width, floor, own):
+            dismiss(desk)
             return -math.inf, 0, LEFT
         if start[0].shape[0]:
             copy_mixture(own, start)
         forget(memory.numbers, NO, -math.inf)
-    return _climb(
-        rows, weight, kind, plan, width, floor, rule, done, last, own, memory, values, accelerated
+    ended = _climb(
+        rows, weight, kind, plan, floor, rule, done, last, own, memory, desk, values, accelerated
     )
+    dismiss(desk)
+    return ended
 
 
 @compiled
 def fit_each(
-    rows, ends, first, last, weight, chance, kind, plan, width, floor, rule, short,
-    log_weights, means, factor, memory, value, n_iter, state,
+    rows, ends, first, last, weight, chance, kind, plan, floor, rule, short,
+    log_weights, means, factor, memory, desk, value, n_iter, state,
 ):  # fmt: skip
     """Fit data sets ``first`` to ``last``, each the rows from one of ``ends`` to the next.
 
@@ -106,9 +113,9 @@ def fit_each(
                 copy_mixture(best, own)
                 forget(memory.numbers, NO, -math.inf)
             found, n, how = fit_one(
-                x, w, chance[m, 0, :0] if final else chance[m, s], s % 2 == 1, kind, plan, width,
+                x, w, chance[m, 0, :0] if final else chance[m, s], s % 2 == 1, kind, plan,
                 floor, rule if final else brief, ZERO, rule.max_iter if final else short, own,
-                nothing, memory, values, accelerated,
+                nothing, memory, desk, values, accelerated,
             )  # fmt: skip
             if final:
                 value[m], n_iter[m], state[m] = found, n, how
@@ -122,18 +129,20 @@ def fit_each(
 
 
 @inner
-def _clear(sums):
-    for i in range(sums.shape[1]):
-        for j in range(sums.shape[2]):
-            sums[0, i, j] = 0.0
-
-
-@inner
 def _is_same(one, other):
     same = True
     for i in range(one.shape[0]):
         same &= one[i] == other[i]
     return same
+
+
+@inner
+def _any(strays):
+    found = False
+    for i in range(strays.shape[0]):
+        for j in range(strays.shape[1]):
+            found |= strays[i, j]
+    return found
 
 
 @inner
@@ -206,21 +215,16 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
 
 
 @spliced
-def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, memory, values, accelerated):
+def _climb(x, weight, kind, plan, floor, rule, done, last, own, memory, desk, values, accelerated):
     """EM from ``own``, in place; see :func:`fit_one`."""
     log_weights, means, factor = own
     k, d = means.shape
     n_made = plan.left.shape[0]
-    n_tiles = (x.shape[0] + plan.tile_panels * PANEL - 1) // (plan.tile_panels * PANEL)
-    sums = np.empty((1, k, n_made + _padded(plan.n_lines)))
-    second = np.empty((1, d, width))
-    totals = np.empty((1, 2))
-    strays = np.zeros(n_tiles, dtype=np.bool_)
+    sums, second = np.empty(desk.sums.shape[2:]), np.empty(desk.second.shape[2:])
+    totals = np.empty(2)
     ok = np.empty(k, dtype=np.bool_)
     new = np.empty(k), np.empty((k, d)), np.empty(factor.shape)
-    none = np.empty((0, x.shape[0]))
     state = RUNNING
-    unknown = np.empty(0, dtype=np.int64)
     local = prefers_local(kind, k)
     squares, centre = POOLED, np.full(d, math.nan)
     iteration = done
@@ -230,47 +234,35 @@ def _climb(x, weight, kind, plan, width, floor, rule, done, last, own, memory, v
                 return -math.inf, iteration, RUNNING
             if is_pending(memory):
                 fall_back(memory, own)
-        _clear(sums)
-        totals[0, 0], totals[0, 1] = 0.0, 0.0
         if not local:
             farthest = prepare(
                 kind, log_weights, means, factor, n_made,
                 plan.centre, plan.sharpest, plan.weights, plan.whitening,
             )  # fmt: skip
-            local = not farthest < plan.limit
+            local = not farthest < plan.limit  # what is far away stays there
         if squares == KNOWN and not _is_same(plan.centre, centre):
             squares = POOLED
-        if squares != KNOWN or local:
-            _clear(second)
-        if not local:
-            collect(x, ZERO, x.shape[0], weight, none, plan, squares, sums, second, totals, strays)
-            for tile in range(n_tiles):
-                local |= strays[tile]
-            if local:
-                _clear(sums)
-                _clear(second)
-                totals[0, 0], totals[0, 1] = 0.0, 0.0
-            elif plan.whitening.shape[0] and squares != BY_ROW:
-                found = pooled_squares(plan.whitening, ZERO, second[0], d)
-                if not abs(found) < math.inf:
-                    squares = BY_ROW
-                    continue
-                totals[0, 1] -= 0.5 * found
-                squares = KNOWN
-                centre[:] = plan.centre
-        if local:  # what is far away stays there
-            collect_local(
-                x, ZERO, x.shape[0], weight, unknown, kind, plan, log_weights, means, factor,
-                sums[0], second[0], totals[0],
-            )  # fmt: skip
-        value = totals[0, 1] / totals[0, 0]
+        pass_over(x, weight, kind, plan, own, desk, local, squares)
+        if not local and _any(desk.strays):
+            local = True
+            continue
+        add_up(desk, sums, second, totals, squares == KNOWN and not local)
+        if not local and plan.whitening.shape[0] and squares != BY_ROW:
+            found = pooled_squares(plan.whitening, ZERO, second, d)
+            if not abs(found) < math.inf:
+                squares = BY_ROW
+                continue
+            totals[1] -= 0.5 * found
+            squares = KNOWN
+            centre[:] = plan.centre
+        value = totals[1] / totals[0]
         if state == CONVERGED or iteration == last:
             return value, iteration, state
         if rejects(memory, value):
             fall_back(memory, own)
             continue
         maximise(
-            kind, n_made, sums[0], second[0], totals[0, 0],
+            kind, n_made, sums, second, totals[0],
             means if local else plan.centre.reshape(1, d), means, floor,
             new[0], new[1], new[2], ok,
         )  # fmt: skip

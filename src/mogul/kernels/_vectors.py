@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import platform
 from typing import Any
 
 import llvmlite.binding
@@ -36,6 +37,7 @@ __all__ = [
     "compiled",
     "dense",
     "exp",
+    "fetch_add",
     "fma",
     "inner",
     "intrinsic",
@@ -49,7 +51,9 @@ __all__ = [
     "maximum",
     "narrow",
     "narrowed",
+    "pause",
     "prefetch",
+    "publish",
     "splat",
     "splat_narrow",
     "spliced",
@@ -57,6 +61,7 @@ __all__ = [
     "total",
     "unless_below",
     "vector",
+    "witness",
 ]
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
@@ -651,3 +656,62 @@ def log(x):
     twice = s + s
     value = fma(twice * square, value, twice)
     return fma(n, splat(_LN2_HIGH), fma(n, splat(_LN2_LOW), value))
+
+
+# --- numbers that several threads share -----------------------------------------------------------
+
+_SHARED = types.Array(types.int64, 1, "C")
+
+
+def _place(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """The address of an element of the array that comes first among some arguments."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(array.data, [arguments[1]])
+
+
+@intrinsic
+def fetch_add(typingctx, array, i, value):
+    """Add to an element, as one step for all threads; what it was before."""
+
+    def code(context, builder, signature, arguments):
+        place = _place(context, builder, signature, arguments)
+        return builder.atomic_rmw("add", place, arguments[2], "acq_rel")
+
+    return types.int64(_SHARED, types.intp, types.int64), code
+
+
+@intrinsic
+def publish(typingctx, array, i, value):
+    """Set an element; a thread that is a witness of it sees all that was written before."""
+
+    def code(context, builder, signature, arguments):
+        place = _place(context, builder, signature, arguments)
+        builder.store_atomic(arguments[2], place, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(_SHARED, types.intp, types.int64), code
+
+
+@intrinsic
+def witness(typingctx, array, i):
+    """An element as the last thread left it that published it."""
+
+    def code(context, builder, signature, arguments):
+        place = _place(context, builder, signature, arguments)
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(_SHARED, types.intp), code
+
+
+@intrinsic
+def pause(typingctx):
+    """What a thread does while it waits in a loop, where the processor has a word for it."""
+
+    def code(context, builder, signature, arguments):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            name = "llvm.x86.sse2.pause"
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        return context.get_dummy_value()
+
+    return types.void(), code

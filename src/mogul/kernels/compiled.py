@@ -28,6 +28,7 @@ from mogul.kernels import _parameters as code
 from mogul.kernels import _tiles
 from mogul.kernels._blocks import BLOCK, NARROW_BLOCK
 from mogul.kernels._few import MOST_DROPPED, Screen, collect_few, sharpen
+from mogul.kernels._passes import Desk, empty_desk
 from mogul.kernels._vectors import LANES, PANEL
 from mogul.kernels.expansion import Expansion, expansion_limit
 from mogul.kernels.packed import KINDS, PackedMixture
@@ -43,11 +44,13 @@ __all__ = [
     "check_width",
     "collect_sums",
     "cut",
+    "desk_for",
     "empty_plan",
     "empty_screens",
     "fill_screens",
     "fits_one_core",
     "is_exact",
+    "shared_rows",
 ]
 
 
@@ -79,6 +82,10 @@ _SPAN_WORK = 1 << 19
 _ONE_CORE_WORK = 1 << 21
 """Multiplications of a pass that one core does as soon as two, some 0.2 ms, since all iterations
 are then one call."""
+_SHARED_WORK = 1 << 17
+"""Multiplications of a pass from which on threads share it in a climb: some sixty microseconds."""
+_TERM_WORK = 16
+"""Multiplications that an exponential takes as long as."""
 _PAUSE = 8
 """Tiles that are computed in full, once one did not gain by its screen; and a factor to that when
 the next does not either."""
@@ -363,6 +370,27 @@ def _stray_rows(
         for tile in np.flatnonzero(marks)
     ]
     return [slice(start, min(start + tile_rows, stop)) for start, stop in starts]
+
+
+def shared_rows(
+    structure: type[Covariance], n_components: int, n_features: int, n_rows: int, n_threads: int
+) -> int:
+    """How many rows of a pass a thread takes at a time, at least, in a climb that threads share."""
+    each = n_components * (n_features + len(structure.feature_pairs(n_features)) + _TERM_WORK)
+    if n_threads == 1 or n_rows * each < _SHARED_WORK:
+        return n_rows
+    return -(-n_rows // (_SPANS * n_threads))
+
+
+def desk_for(n_rows: int, n_least: int, plan: _tiles.Plan, n_threads: int) -> Desk:
+    """Where passes over so many rows are shared, in stretches of ``n_least`` of them or more."""
+    tile_rows, n_features = plan.tile_panels * PANEL, len(plan.centre)
+    n_tiles = -(-n_rows // tile_rows)
+    most = max(n_threads, _MOST_SUMS // (plan.n_components * plan.n_sums))
+    each = max(-(-n_tiles // most), min(n_tiles, -(-n_least // tile_rows)), 1)
+    width = _tiles.padded(n_features) if plan.whitening.size else 0
+    shapes = (plan.n_components, plan.n_sums), (n_features, width)
+    return empty_desk(max(1, -(-n_tiles // each)), each * tile_rows, each, *shapes)
 
 
 def fits_one_core(n_rows: int, plan: _tiles.Plan, n_threads: int) -> bool:
