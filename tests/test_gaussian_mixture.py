@@ -18,6 +18,7 @@ import mogul.infer.ascent
 from laws.cases import CASES, Truth, draw_one
 from mogul import GaussianMixture, Mixture
 from mogul.errors import DegenerateFitError, InputError, RepairWarning, SpikeWarning
+from mogul.estimators._inputs import random_state_of
 from mogul.infer.stopping import IterationRecord
 
 pytestmark = pytest.mark.usefixtures("compiler")
@@ -793,3 +794,24 @@ def test_squares_that_overflow_are_told_in_our_words():
     x = np.random.default_rng(0).normal(size=(12, 2)) * 1e153
     with pytest.raises(DegenerateFitError):
         quiet_fit(GaussianMixture(2, random_state=0), x, sample_weight=1e200)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**32 - 1])
+def test_an_integer_seeds_the_stream_that_it_seeds_in_numpy(seed):
+    mine, theirs = random_state_of(seed), np.random.RandomState(seed)
+    assert mine.randint(2**31 - 1) == theirs.randint(2**31 - 1)
+    assert np.array_equal(mine.normal(size=1000), theirs.normal(size=1000))
+    assert mine is not random_state_of(seed)
+    given = np.random.RandomState(seed)
+    assert random_state_of(given) is given
+
+
+def test_a_setting_that_passed_once_does_not_let_others_pass():
+    """1 and 1.0, False and 0 are equal and have one hash; a list has none."""
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    GaussianMixture(1, tol=1).fit(x)
+    for wrong in ({"max_iter": 100.0}, {"warm_start": 0}, {"callbacks": 3}, {"tol": -1}):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                GaussianMixture(**{"n_components": 1, **wrong}).fit(x)
+    GaussianMixture(1, callbacks=[print]).fit(x)

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import RandomState
+from numpy.random import MT19937, RandomState
+from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
@@ -33,6 +35,7 @@ __all__ = [
     "generator_on",
     "named_device",
     "named_dtype",
+    "random_state_of",
     "validated",
     "warn_of_constant",
     "warn_of_constant_columns",
@@ -246,6 +249,25 @@ def named_device(device: Any) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"The device {device!r} cannot be used: {reason}") from None
     return found
+
+
+class _Zeros(ISeedSequence):
+    """What a generator begins with that is seeded at once: entropy would take longer than few rows
+    do to fit.
+    """
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return np.zeros(n_words, dtype)
+
+
+def random_state_of(given: Any) -> RandomState:
+    """As scikit-learn's ``check_random_state``; an integer's stream in a third of the time."""
+    if type(given) is not int:
+        return check_random_state(given)
+    zeros: Any = _Zeros()
+    random_state = RandomState(MT19937(zeros))
+    random_state.seed(given)
+    return random_state
 
 
 def drawn_seed(rng: RandomState) -> int:

@@ -34,6 +34,7 @@ from mogul.estimators._inputs import (
     checked_batches,
     named_device,
     named_dtype,
+    random_state_of,
     validated,
     warn_of_constant,
     warn_of_constant_columns,
@@ -306,7 +307,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             fixed = self._fixed_parts(array.shape[1])
             rows = as_rows(array, weight, device)
             warn_of_constant_columns(rows, names, _CONSTANT)
-            random_state = check_random_state(self.random_state)
+            random_state = random_state_of(self.random_state)
             continued = self._last_state(array.shape[1])
             begun = continued is not None or not fixed.empty
             fit = fit_mixture(

@@ -19,7 +19,7 @@ from torch import Tensor
 from mogul._threads import beside, spread
 from mogul.data.rows import Rows
 from mogul.infer.ascent import PAYS_AFTER, Ascent, Step
-from mogul.infer.em import EMResult, EMSettings, stack
+from mogul.infer.em import EMSettings
 from mogul.infer.repair import split_into
 from mogul.infer.stopping import STEADY, IterationRecord, Trace
 from mogul.kernels import _many, _squarem, _tiles
@@ -63,6 +63,8 @@ _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
 _COPIED_WORK = _BURST_WORK // _BURST
 """Multiplications of a pass up to which rows that are not in one piece are copied."""
+_NO_PARTITION = np.empty((0, 0)), False
+_NO_START = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
 _MOST_ITERATIONS = 2**62
 _LONGEST_WAIT = 15
 """Passes, at most, that are not screened because one before them did not gain by it."""
@@ -229,14 +231,17 @@ class _Climb:
     """
 
     def __init__(
-        self, compiled: CompiledMap, point: PackedMixture, trace: Trace, settings: EMSettings
+        self,
+        compiled: CompiledMap,
+        n_rows: int,
+        point: PackedMixture,
+        trace: Trace,
+        settings: EMSettings,
     ):
         self.compiled, self.point, self.trace, self.tol = compiled, point, trace, settings.tol
         self.rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
         self.memory = blank_memory(point, settings.acceleration == "squarem", trace.previous)
-        self.desk = desk_for(
-            compiled.batches.n_rows, compiled.n_least, compiled.plan, compiled.n_threads
-        )
+        self.desk = desk_for(n_rows, compiled.n_least, compiled.plan, compiled.n_threads)
         self.done, self.state = 0, _squarem.RUNNING
         self.value: float | None = None
         """The log-likelihood of the point, once it has ended."""
@@ -291,16 +296,18 @@ def fit_packed(
     settings: EMSettings,
     n_threads: int,
     on_iteration: Callable[[IterationRecord], bool | None] | None = None,
-) -> EMResult:
+) -> tuple[list[PackedMixture], list[float], bool]:
     """EM from each of some mixtures, compiled; see :func:`mogul.infer.em.fit_em`.
 
-    The points are moved, and the traces filled.
+    Where they ended, their log-likelihoods, −inf for one that failed, and whether Ctrl-C or a
+    callback ended the fit early. The points are moved, and the traces filled.
     """
     compiled = CompiledMap(batches, points[0], settings.floor, n_threads)
     ends: list[float | None] = [None] * len(points)
     interrupted = False
     if type(batches) is Rows and settings.max_iter and compiled.is_one_call(batches):
-        climbs = [_Climb(compiled, *pair, settings) for pair in zip(points, traces, strict=True)]
+        pairs = zip(points, traces, strict=True)
+        climbs = [_Climb(compiled, batches.n_rows, *pair, settings) for pair in pairs]
         interrupted = _climb_each(climbs, batches, on_iteration)
         ends = [climb.value for climb in climbs]
     if None in ends:
@@ -321,8 +328,7 @@ def fit_packed(
         -math.inf if trace.failed else compiled.value(point) if value is None else value
         for point, value, trace in zip(points, ends, traces, strict=True)
     ]
-    mixture = stack([point.unpacked() for point in points])
-    return EMResult(mixture, torch.tensor(values, dtype=torch.float64), traces, interrupted)
+    return points, values, interrupted
 
 
 def _climb_each(
@@ -380,16 +386,12 @@ def fit_one(
     *,
     last: int,
     done: int = 0,
-    partition: tuple[NDArray[np.float64], bool] | None = None,
-    start: PackedMixture | None = None,
 ) -> tuple[float, int, int]:
-    """See :func:`mogul.kernels._many.fit_one`; ``partition`` holds draws for k-means and a flag."""
-    chance, standardised = partition or (np.empty((0, 0)), False)
-    start = start or PackedMixture.empty(own.structure, 0, own.means.shape[1])
+    """See :func:`mogul.kernels._many.fit_one`; from ``own``."""
     check_width(rows, plan)
     return _many.fit_one(
-        rows, weight, chance, standardised, own.kind, plan, float(floor), rule,
-        done, last, own.arrays, start.arrays, memory, desk, *history,
+        rows, weight, *_NO_PARTITION, own.kind, plan, float(floor), rule,
+        done, last, own.arrays, _NO_START, memory, desk, *history,
     )  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from numpy.random import RandomState
 from mogul._threads import at_hand, spread
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
-from mogul.infer.compiled_em import blank_memory, climbing_rule, fit_one
-from mogul.kernels import _squarem
+from mogul.infer.compiled_em import blank_memory, climbing_rule
 from mogul.kernels._kmeans import n_tries
+from mogul.kernels._many import fit_partitions
+from mogul.kernels._squarem import LEFT
 from mogul.kernels.compiled import as_array, as_lines, desk_for, empty_plan
 from mogul.kernels.packed import PackedMixture
 
@@ -61,25 +62,33 @@ def begin_each(
     values, weight = as_array(rows.values), as_lines(rows.weight, rows.values)
     rule = climbing_rule(tol, max_iter, "none")
     chances = random_state.uniform(size=(len(standardised), k, n_tries(k)))
+    like = PackedMixture.empty(structure, k, d)
+    scaled = np.array(standardised, dtype=np.bool_)
+    starts, ends = (
+        tuple(np.empty((len(scaled), *part.shape)) for part in like.arrays) for _ in range(2)
+    )
+    found, state = np.empty(len(scaled)), np.empty(len(scaled), dtype=np.int64)
 
-    def run(own: range) -> list[Begun | None]:
+    def run(own: slice) -> None:
         plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
-        memory = blank_memory(PackedMixture.empty(structure, k, d))
         desk = desk_for(rows.n_rows, rows.n_rows, plan, 1)
-        history = np.empty(1), np.empty(1, dtype=np.bool_)
-        found: list[Begun | None] = []
-        for i in own:
-            start, end = (PackedMixture.empty(structure, k, d) for _ in range(2))
-            partition = chances[i], standardised[i]
-            value, _, state = fit_one(
-                values, weight, plan, floor, rule, end, memory, desk, history, last=max_iter,
-                partition=partition, start=start,
-            )  # fmt: skip
-            found.append(None if state == _squarem.LEFT else Begun(start, end, value))
-        return found
+        mixtures = (tuple(part[own] for part in side) for side in (starts, ends))
+        fit_partitions(
+            values, weight, chances[own], scaled[own], like.kind, plan, float(floor), rule,
+            *mixtures, blank_memory(like), desk, found[own], state[own],
+        )  # fmt: skip
 
     n_runs = len(standardised)
     small = rows.n_rows * k * d * (_PASSES + max_iter) < _SMALL
-    shares = [range(n_runs)] if small else [range(i, i + 1) for i in range(n_runs)]
-    begun = [one for found in spread(run, shares, at_hand()) for one in found if one is not None]
-    return begun if len(begun) == n_runs else None
+    spread(
+        run,
+        [slice(i, n_runs if small else i + 1) for i in range(1 if small else n_runs)],
+        at_hand(),
+    )
+    if (state == LEFT).any():
+        return None
+    first, last = (
+        [PackedMixture(structure, *(part[i] for part in side)) for i in range(n_runs)]
+        for side in (starts, ends)
+    )
+    return [Begun(*one) for one in zip(first, last, found.tolist(), strict=True)]

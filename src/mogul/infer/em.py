@@ -271,7 +271,10 @@ def fit_em(
             from mogul.kernels.packed import PackedMixture
 
             packed = [PackedMixture.of(point) for point in points]
-            return fit_packed(batches, packed, traces, settings, n_threads, on_iteration)
+            how = settings, n_threads, on_iteration
+            packed, values, interrupted = fit_packed(batches, packed, traces, *how)
+            ends = stack([point.unpacked() for point in packed])
+            return EMResult(ends, torch.tensor(values, dtype=torch.float64), traces, interrupted)
         ascent = Ascent(
             evaluate,
             points,

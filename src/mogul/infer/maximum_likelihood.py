@@ -49,6 +49,16 @@ class FixedParts:
 
 
 @dataclass(frozen=True)
+class _End:
+    """Where one start ended."""
+
+    log_likelihood: float
+    mixture: Mixture
+    trace: Trace
+    interrupted: bool
+
+
+@dataclass(frozen=True)
 class Fit:
     """The best end of a fit, and what happened on the way.
 
@@ -162,9 +172,9 @@ def fit_mixture(
         plain = n_init == 1 and climb is fit_em and (fixed is None or fixed.empty)
         if plain and method == "kmeans":
             found = _at_once(rows, n_components, kind, settings, random_state, on_iteration)
-            if isinstance(found, EMResult):
+            if isinstance(found, _End):
                 if on_end is not None:
-                    on_end(found.traces[0])
+                    on_end(found.trace)
                 return _best([found], [])
         starts, notes = initial_mixtures(
             rows,
@@ -179,17 +189,21 @@ def fit_mixture(
         )
 
     step = len(starts) if together else 1
-    results: list[EMResult] = []
+    ends: list[_End] = []
     for i in range(0, len(starts), step):
         part = starts if step == len(starts) else starts[i : i + step]
         ran = climb(rows, part, settings, previous=previous, first=i, on_iteration=on_iteration)
-        results.append(ran)
+        values = ran.log_likelihood.tolist()
+        ends += [
+            _End(value, ran.mixture[j], ran.traces[j], ran.interrupted)
+            for j, value in enumerate(values)
+        ]
         if on_end is not None:
             for trace in ran.traces:
                 on_end(trace)
         if ran.interrupted:
             break
-    return _best(results, notes)
+    return _best(ends, notes)
 
 
 def _at_once(
@@ -199,7 +213,7 @@ def _at_once(
     settings: EMSettings,
     random_state: RandomState,
     on_iteration: Callable[[IterationRecord], bool | None] | None,
-) -> EMResult | tuple[Mixture, Tensor]:
+) -> _End | tuple[Mixture, Tensor]:
     """A fit from one start of "kmeans" that stays packed, which of few rows takes half as long.
 
     Or that start, as of :func:`~mogul.infer.starts.kmeans_start`, where there is none packed.
@@ -213,21 +227,20 @@ def _at_once(
             return start.unpacked(), torch.ones(n_components, dtype=torch.bool)
         from mogul.infer.compiled_em import fit_packed
 
-        return fit_packed(rows, [start], [Trace()], settings, n_threads, on_iteration)
+        trace = Trace()
+        how = settings, n_threads, on_iteration
+        (end,), (value,), interrupted = fit_packed(rows, [start], [trace], *how)
+        return _End(value, end.unpacked(), trace, interrupted)
 
 
-def _best(results: list[EMResult], notes: list[str]) -> Fit:
-    ends = [
-        (float(r.log_likelihood[i]), r.mixture[i], r.traces[i])
-        for r in results
-        for i in range(len(r.traces))
-    ]
-    usable = [end for end in ends if not end[2].failed]
+def _best(ends: list[_End], notes: list[str]) -> Fit:
+    usable = [end for end in ends if not end.trace.failed]
     if not usable:
         raise DegenerateFitError(COLLAPSED)
     notes = notes + [
-        f"a start was dropped: {trace.events[-1]}" for *_, trace in ends if trace.failed
+        f"a start was dropped: {end.trace.events[-1]}" for end in ends if end.trace.failed
     ]
-    value, mixture, trace = usable[likeliest([end[0] for end in usable])]
-    notes += [f"{event} and was repaired" for event in trace.events]
-    return Fit(mixture, value, trace, notes, any(r.interrupted for r in results))
+    best = usable[likeliest([end.log_likelihood for end in usable])]
+    notes += [f"{event} and was repaired" for event in best.trace.events]
+    interrupted = any(end.interrupted for end in ends)
+    return Fit(best.mixture, best.log_likelihood, best.trace, notes, interrupted)

@@ -194,16 +194,33 @@ def _whiten(inverse, near, n_features, white):
 
 @inner
 def _far_along_axes(lines, at, mean, scale, constant, terms, out):
-    """A panel's terms of one component whose covariance is diagonal."""
+    """A panel's terms of one component whose covariance is diagonal.
+
+    Columns are dealt to two sums for each vector, so that none waits for another.
+    """
+    n_features = mean.shape[0]
     for v in range(0, PANEL, 2 * LANES):
         left, right = splat(0.0), splat(0.0)
-        for d in range(mean.shape[0]):
-            place, middle, unit = at + d * PANEL + v, splat(mean[d]), splat(scale[d])
-            x = (load(lines, place) - middle) * unit
-            y = (load(lines, place + LANES) - middle) * unit
-            left, right = fma(x, x, left), fma(y, y, right)
-        store(terms, out + v, fma(splat(-0.5), left, splat(constant)))
-        store(terms, out + v + LANES, fma(splat(-0.5), right, splat(constant)))
+        more_left, more_right = splat(0.0), splat(0.0)
+        for d in range(0, n_features - 1, 2):
+            left, right = _add_squares(lines, at + d * PANEL + v, mean[d], scale[d], left, right)
+            more_left, more_right = _add_squares(
+                lines, at + (d + 1) * PANEL + v, mean[d + 1], scale[d + 1], more_left, more_right
+            )
+        if n_features % 2:
+            d = n_features - 1
+            left, right = _add_squares(lines, at + d * PANEL + v, mean[d], scale[d], left, right)
+        store(terms, out + v, fma(splat(-0.5), left + more_left, splat(constant)))
+        store(terms, out + v + LANES, fma(splat(-0.5), right + more_right, splat(constant)))
+
+
+@inner
+def _add_squares(lines, place, mean, scale, left, right):
+    """Two vectors of a column, in units of ``scale`` about ``mean``, squared and added."""
+    middle, unit = splat(mean), splat(scale)
+    x = (load(lines, place) - middle) * unit
+    y = (load(lines, place + LANES) - middle) * unit
+    return fma(x, x, left), fma(y, y, right)
 
 
 @inner

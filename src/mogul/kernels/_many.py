@@ -26,7 +26,7 @@ from mogul.kernels._squarem import (
 from mogul.kernels._tiles import BY_ROW, KNOWN, POOLED, _padded, pooled_squares
 from mogul.kernels._vectors import NO, ZERO, compiled, inner, spliced
 
-__all__ = ["fit_each", "fit_one"]
+__all__ = ["fit_each", "fit_one", "fit_partitions"]
 
 
 @compiled
@@ -80,6 +80,26 @@ def fit_one(
     )
     dismiss(desk)
     return ended
+
+
+@compiled
+def fit_partitions(
+    rows, weight, chance, standardised, kind, plan, floor, rule, starts, ends, memory, desk,
+    value, state,
+):  # fmt: skip
+    """Fit one mixture from each of some runs of k-means.
+
+    ``chance`` (S, K, L) and ``standardised`` (S,) are as of :func:`fit_one`; ``starts`` and
+    ``ends`` are arrays of S mixtures.
+    """
+    values, accelerated = np.empty(1), np.empty(1, dtype=np.bool_)
+    for i in range(chance.shape[0]):
+        own = ends[0][i], ends[1][i], ends[2][i]
+        start = starts[0][i], starts[1][i], starts[2][i]
+        value[i], _, state[i] = fit_one(
+            rows, weight, chance[i], standardised[i], kind, plan, floor, rule, ZERO, rule.max_iter,
+            own, start, memory, desk, values, accelerated,
+        )  # fmt: skip
 
 
 @compiled

@@ -50,6 +50,7 @@ __all__ = [
     "Plan",
     "collect",
     "padded",
+    "pool_squares",
     "pooled_squares",
     "score",
 ]
@@ -282,7 +283,10 @@ def pooled_squares(whitening, start, second, n_features):
     return found if size <= _MOST_CANCELLED * found else math.nan
 
 
-pool_squares = compiled(pooled_squares.py_func)
+@compiled
+def pool_squares(whitening, start, second, n_features):
+    """:func:`pooled_squares`, for Python."""
+    return pooled_squares(whitening, start, second, n_features)
 
 
 # --- parts ----------------------------------------------------------------------------------------
