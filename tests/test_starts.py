@@ -18,8 +18,9 @@ from mogul.data.rows import Rows
 from mogul.datasets import old_faithful
 from mogul.errors import DegenerateFitError
 from mogul.infer.em import EMSettings, fit_em
-from mogul.infer.maximum_likelihood import FixedParts, initial_mixtures
+from mogul.infer.maximum_likelihood import FixedParts, fit_mixture, initial_mixtures
 from mogul.infer.starts import (
+    SHORT_ITERATIONS,
     STARTS,
     distinct_rows,
     kmeans_starts,
@@ -153,7 +154,8 @@ def test_one_column_in_large_units_does_not_hide_the_clusters():
 def test_the_candidate_that_a_short_em_brings_furthest_is_taken():
     """Likelihood in the structure asked for decides, not k-means' own inertia."""
     x = old_faithful().values
-    rows, short = Rows(tensor(x)), EMSettings(max_iter=10, acceleration="none")
+    rows = Rows(tensor(x))
+    short = EMSettings(max_iter=SHORT_ITERATIONS, acceleration="none")
     for name in KINDS:
         for seed in range(3):
             chosen, _ = begin(x, name, seed=seed, k=4)
@@ -324,3 +326,55 @@ def test_more_than_a_thousand_components():
         model.fit(x)
     near = np.linalg.norm(model.means_[:, None] - centres[:200], axis=2).min(0)
     assert (near < 0.2).mean() > 0.9  # of rows drawn at random less than two thirds have one
+
+
+# --- a fit goes on from the iterations that its start was chosen by -------------------------------
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-6])
+@names
+def test_a_fit_records_all_iterations_from_its_start(name, tol):
+    """Those that the start was chosen by are a part of it, not repeated and not left out."""
+    x = old_faithful().values
+    rows, settings = Rows(tensor(x)), EMSettings(tol, 300, 1e-6, "none")
+    fit = fit_mixture(rows, 3, name, settings, random_state=RandomState(5))
+    start, _ = begin(x, name, seed=5, settings=settings)
+    whole = fit_em(rows, start, settings)
+    (trace,) = whole.traces
+    assert [r.iteration for r in fit.trace.records] == list(range(1, trace.n_iter + 1))
+    values = [[r.log_likelihood for r in one.records] for one in (fit.trace, trace)]
+    np.testing.assert_allclose(*values, rtol=1e-12)
+    assert (fit.trace.converged, trace.converged) == (True, True)
+    np.testing.assert_allclose(fit.log_likelihood, whole.log_likelihood[0], rtol=1e-12)
+    np.testing.assert_allclose(fit.mixture.means, whole.mixture[0].means, rtol=1e-9)
+
+
+@pytest.mark.parametrize("last", [1, 3, 6, 7, 9])
+def test_a_callback_stops_at_its_own_iteration(last):
+    """Also among those that the start was chosen by."""
+    rows, told = Rows(tensor(old_faithful().values)), []
+
+    def stop(record):
+        told.append(record.iteration)
+        return record.iteration == last
+
+    settings = EMSettings(1e-9, 300, acceleration="none")
+    how = {"random_state": RandomState(5), "on_iteration": stop}
+    fit = fit_mixture(rows, 3, "full", settings, **how)
+    assert told == list(range(1, last + 1))
+    assert fit.interrupted
+    assert fit.trace.n_iter == last
+    cut = EMSettings(1e-9, last, acceleration="none")
+    plain = fit_mixture(rows, 3, "full", cut, random_state=RandomState(5))
+    np.testing.assert_allclose(fit.log_likelihood, plain.log_likelihood, rtol=1e-9)
+
+
+@names
+def test_the_best_of_many_starts_is_at_least_the_first(name):
+    rows = Rows(tensor(np.random.default_rng(3).normal(size=(200, 3))))
+    settings, numbers = EMSettings(1e-4, 300), []
+    one = fit_mixture(rows, 4, name, settings, random_state=RandomState(1))
+    how = {"n_init": 6, "on_end": lambda trace: numbers.append(trace.start)}
+    best = fit_mixture(rows, 4, name, settings, random_state=RandomState(1), **how)
+    assert best.log_likelihood >= one.log_likelihood
+    assert numbers == list(range(6))

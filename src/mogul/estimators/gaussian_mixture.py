@@ -96,7 +96,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         the data. Scale columns whose variance is near it.
     max_iter : int, default 100
     n_init : int, default 1
-        Starts; all run together as one batched problem and the likeliest end is kept.
+        Starts, of which the likeliest end is kept. Where compiled code fits, one after another;
+        else they run together as one batched problem.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default "kmeans"
         "kmeans" tries several k-means partitions, on a sample of the rows when there are many, and
         takes the one that a few EM iterations bring furthest; the others are scikit-learn's.

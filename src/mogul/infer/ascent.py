@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from mogul.infer.squarem import Chart, Squarem
 from mogul.infer.stopping import Trace
 
-__all__ = ["ACCELERATIONS", "PAYS_AFTER", "Ascent", "Step"]
+__all__ = ["ACCELERATIONS", "PAYS_AFTER", "Ascent", "Step", "has_converged"]
 
 ACCELERATIONS = ("auto", "squarem", "none")
 PAYS_AFTER = 6.0
@@ -126,7 +126,7 @@ class Ascent(Generic[Point]):
         record = trace.record(step.value, was_proposal, _event(step.collapsed))
         if step.collapsed:
             self._repair(i, step)
-        elif self._has_converged(trace):
+        elif has_converged(trace, self.tol, self.acceleration):
             self.points[i], trace.converged = step.mapped, True
         else:
             self._move(i, step)
@@ -152,11 +152,6 @@ class Ascent(Generic[Point]):
         if squarem is not None and squarem.pending and not self.traces[i].failed:
             self.points[i] = squarem.fall_back()
 
-    def _has_converged(self, trace: Trace) -> bool:
-        """A plain map stops as scikit-learn does; an accelerated one also asks what is left."""
-        plain = self.acceleration == "none"
-        return trace.within(self.tol) and (plain or trace.remaining_gain() < self.tol)
-
     def _would_pay(self, i: int) -> bool:
         automatic = self.acceleration == "auto"
         return automatic and self.traces[i].remaining_iterations(self.tol) > PAYS_AFTER
@@ -173,6 +168,12 @@ class Ascent(Generic[Point]):
         if squarem is not None:
             squarem.restart()
         self.points[i] = mended
+
+
+def has_converged(trace: Trace, tol: float, acceleration: str) -> bool:
+    """A plain map stops as scikit-learn does; an accelerated one also asks what is left."""
+    plain = acceleration == "none"
+    return trace.within(tol) and (plain or trace.remaining_gain() < tol)
 
 
 def _event(collapsed: Sequence[int]) -> str:

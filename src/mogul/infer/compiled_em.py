@@ -240,9 +240,12 @@ class _Climb:
     ):
         self.compiled, self.point, self.trace, self.tol = compiled, point, trace, settings.tol
         self.rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
-        self.memory = blank_memory(point, settings.acceleration == "squarem", trace.previous)
+        self.memory = blank_memory(point)
+        known = trace.value if trace.records else trace.previous
+        _squarem.forget(self.memory.numbers, settings.acceleration == "squarem", known)
+        _squarem.recall(self.memory.numbers, np.array(trace.steps[-3:]))
         self.desk = desk_for(n_rows, compiled.n_least, compiled.plan, compiled.n_threads)
-        self.done, self.state = 0, _squarem.RUNNING
+        self.done, self.state = trace.n_iter, _squarem.RUNNING
         self.value: float | None = None
         """The log-likelihood of the point, once it has ended."""
 
@@ -362,12 +365,10 @@ def climbing_rule(tol: float, max_iter: int, acceleration: str) -> _squarem.Rule
     )
 
 
-def blank_memory(
-    like: PackedMixture, accelerated: bool = False, previous: float = -math.inf
-) -> _squarem.Memory:
-    """For climbs of mixtures ``like`` one, extrapolated from the first iteration on or not."""
+def blank_memory(like: PackedMixture) -> _squarem.Memory:
+    """For climbs of mixtures ``like`` one."""
     numbers = np.empty(_squarem.N_NUMBERS)
-    _squarem.forget(numbers, accelerated, float(previous))
+    _squarem.forget(numbers, False, -math.inf)
     charts = np.empty((3, sum(part.size for part in like.arrays)))
     first, second, fallback = (like.blank().arrays for _ in range(3))
     return _squarem.Memory(numbers, first, second, fallback, charts)

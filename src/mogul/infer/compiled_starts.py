@@ -36,11 +36,14 @@ class Begun:
     start, end : PackedMixture
     value : float
         The log-likelihood of the end in nats per unit of row weight.
+    values : list of float
+        Those at the beginning of each iteration.
     """
 
     start: PackedMixture
     end: PackedMixture
     value: float
+    values: list[float]
 
 
 def begin_each(
@@ -67,7 +70,8 @@ def begin_each(
     starts, ends = (
         tuple(np.empty((len(scaled), *part.shape)) for part in like.arrays) for _ in range(2)
     )
-    found, state = np.empty(len(scaled)), np.empty(len(scaled), dtype=np.int64)
+    history, found = np.empty((len(scaled), max(1, max_iter))), np.empty(len(scaled))
+    n_iter, state = (np.empty(len(scaled), dtype=np.int64) for _ in range(2))
 
     def run(own: slice) -> None:
         plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
@@ -75,20 +79,18 @@ def begin_each(
         mixtures = (tuple(part[own] for part in side) for side in (starts, ends))
         fit_partitions(
             values, weight, chances[own], scaled[own], like.kind, plan, float(floor), rule,
-            *mixtures, blank_memory(like), desk, found[own], state[own],
+            *mixtures, blank_memory(like), desk, history[own], found[own], n_iter[own], state[own],
         )  # fmt: skip
 
     n_runs = len(standardised)
     small = rows.n_rows * k * d * (_PASSES + max_iter) < _SMALL
-    spread(
-        run,
-        [slice(i, n_runs if small else i + 1) for i in range(1 if small else n_runs)],
-        at_hand(),
-    )
+    shares = [slice(0, n_runs)] if small else [slice(i, i + 1) for i in range(n_runs)]
+    spread(run, shares, at_hand())
     if (state == LEFT).any():
         return None
     first, last = (
         [PackedMixture(structure, *(part[i] for part in side)) for i in range(n_runs)]
         for side in (starts, ends)
     )
-    return [Begun(*one) for one in zip(first, last, found.tolist(), strict=True)]
+    values = [each[:n] for each, n in zip(history.tolist(), n_iter.tolist(), strict=True)]
+    return [Begun(*one) for one in zip(first, last, found.tolist(), values, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from numpy.random import RandomState
@@ -13,6 +13,7 @@ from mogul._threads import at_hand, one_thread_if_small
 from mogul.covariances import Covariance, structure
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError
+from mogul.infer.ascent import has_converged
 from mogul.infer.em import EMResult, EMSettings, fit_em, likeliest, mend, stack
 from mogul.infer.starts import kmeans_start, start_mixtures
 from mogul.infer.stopping import IterationRecord, Trace
@@ -91,27 +92,27 @@ def initial_mixtures(
     n_init: int,
     random_state: RandomState,
     fixed: FixedParts | None = None,
-    found: tuple[Mixture, Tensor] | None = None,
 ) -> tuple[Mixture, list[str]]:
-    """The batch of mixtures that a fit starts from, repaired, and notes on what was dropped.
-
-    ``found`` is a single start that is known already, and which of its components are usable.
-    """
+    """The batch of mixtures that a fit starts from, repaired, and notes on what was dropped."""
     fixed = fixed or FixedParts()
     if fixed.complete:
         return stack([_assemble(None, fixed, kind)]), []
-    if found is not None:
-        starts, ok = stack([found[0].to(device="cpu")]), found[1].cpu().unsqueeze(0)
-    else:
-        starts, ok = start_mixtures(
-            rows,
-            n_components,
-            kind,
-            settings,
-            method=method,
-            n_init=n_init,
-            random_state=random_state,
-        )
+    starts, ok = start_mixtures(
+        rows,
+        n_components,
+        kind,
+        settings,
+        method=method,
+        n_init=n_init,
+        random_state=random_state,
+    )
+    return _usable(starts, ok, fixed, kind)
+
+
+def _usable(
+    starts: Mixture, ok: Tensor, fixed: FixedParts, kind: type[Covariance]
+) -> tuple[Mixture, list[str]]:
+    """Starts repaired, the user's parts in place, and notes on those that were dropped."""
     mended, usable = mend(starts, ok)
     if not bool(usable.any()):
         raise DegenerateFitError(COLLAPSED)
@@ -163,19 +164,34 @@ def fit_mixture(
     went.
     """
     settings = settings or EMSettings()
-    kind = structure(covariance_type)
+    kind, fixed = structure(covariance_type), fixed or FixedParts()
+    ends: list[_End] = []
+    previous = -torch.inf
     if continue_from is not None:
         mixture, previous = continue_from
         starts, notes = stack([mixture]), []
+    elif method == "kmeans" and fixed.empty and climb is fit_em:
+        drawn = []
+        for i in range(n_init):
+            one = _at_once(rows, n_components, kind, settings, random_state, i, on_iteration)
+            if not isinstance(one, _End):
+                drawn.append(one)
+                continue
+            ends.append(one)
+            if on_end is not None:
+                on_end(one.trace)
+            if one.interrupted:
+                break
+        if not drawn or any(end.interrupted for end in ends):
+            return _best(ends, [])
+        found = stack([mixture.to(device="cpu") for mixture, _ in drawn])
+        try:
+            starts, notes = _usable(found, torch.stack([ok.cpu() for _, ok in drawn]), fixed, kind)
+        except DegenerateFitError:
+            if not ends:
+                raise
+            return _best(ends, ["a start was dropped: it collapsed"])
     else:
-        previous, found = -torch.inf, None
-        plain = n_init == 1 and climb is fit_em and (fixed is None or fixed.empty)
-        if plain and method == "kmeans":
-            found = _at_once(rows, n_components, kind, settings, random_state, on_iteration)
-            if isinstance(found, _End):
-                if on_end is not None:
-                    on_end(found.trace)
-                return _best([found], [])
         starts, notes = initial_mixtures(
             rows,
             n_components,
@@ -185,14 +201,14 @@ def fit_mixture(
             n_init=n_init,
             random_state=random_state,
             fixed=fixed,
-            found=found,
         )
 
     step = len(starts) if together else 1
-    ends: list[_End] = []
+    n_before = len(ends)
     for i in range(0, len(starts), step):
         part = starts if step == len(starts) else starts[i : i + step]
-        ran = climb(rows, part, settings, previous=previous, first=i, on_iteration=on_iteration)
+        how = {"previous": previous, "first": n_before + i, "on_iteration": on_iteration}
+        ran = climb(rows, part, settings, **how)
         values = ran.log_likelihood.tolist()
         ends += [
             _End(value, ran.mixture[j], ran.traces[j], ran.interrupted)
@@ -212,25 +228,40 @@ def _at_once(
     kind: type[Covariance],
     settings: EMSettings,
     random_state: RandomState,
+    number: int,
     on_iteration: Callable[[IterationRecord], bool | None] | None,
 ) -> _End | tuple[Mixture, Tensor]:
     """A fit from one start of "kmeans" that stays packed, which of few rows takes half as long.
 
-    Or that start, as of :func:`~mogul.infer.starts.kmeans_start`, where there is none packed.
+    It goes on from the iterations that the start was chosen by. Or that start, as of
+    :func:`~mogul.infer.starts.kmeans_start`, where compiled code did not find it.
     """
     n_threads = at_hand()
     with one_thread_if_small(rows.n_rows * n_components * rows.n_features**2):
-        start = kmeans_start(rows, n_components, kind, settings, random_state)
-        if isinstance(start, tuple):
-            return start
+        begun = kmeans_start(rows, n_components, kind, settings, random_state)
+        if isinstance(begun, tuple):
+            return begun
         if rows.values.device.type != "cpu":
-            return start.unpacked(), torch.ones(n_components, dtype=torch.bool)
+            return begun.start.unpacked(), torch.ones(n_components, dtype=torch.bool)
         from mogul.infer.compiled_em import fit_packed
 
-        trace = Trace()
+        n_known = len(begun.values)
+        goes_on = 0 < n_known <= settings.max_iter and settings.acceleration != "squarem"
+        point, trace, stopped = begun.end if goes_on else begun.start, Trace(number), False
+        for value in begun.values if goes_on else ():
+            record = trace.record(value, accelerated=False)
+            if on_iteration is not None and on_iteration(record):
+                stopped = True
+                break
+        if stopped:  # at the mixture that this iteration led to
+            settings = replace(settings, max_iter=trace.n_iter, acceleration="none")
+            point, trace, on_iteration = begun.start, Trace(number), None
+        elif has_converged(trace, settings.tol, settings.acceleration):
+            trace.converged = True
+            return _End(begun.value, point.unpacked(), trace, False)
         how = settings, n_threads, on_iteration
-        (end,), (value,), interrupted = fit_packed(rows, [start], [trace], *how)
-        return _End(value, end.unpacked(), trace, interrupted)
+        (end,), (value,), interrupted = fit_packed(rows, [point], [trace], *how)
+        return _End(value, end.unpacked(), trace, stopped or interrupted)
 
 
 def _best(ends: list[_End], notes: list[str]) -> Fit:

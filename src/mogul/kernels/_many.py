@@ -85,20 +85,20 @@ def fit_one(
 @compiled
 def fit_partitions(
     rows, weight, chance, standardised, kind, plan, floor, rule, starts, ends, memory, desk,
-    value, state,
+    values, value, n_iter, state,
 ):  # fmt: skip
     """Fit one mixture from each of some runs of k-means.
 
     ``chance`` (S, K, L) and ``standardised`` (S,) are as of :func:`fit_one`; ``starts`` and
-    ``ends`` are arrays of S mixtures.
+    ``ends`` are arrays of S mixtures, ``values`` (S, most iterations).
     """
-    values, accelerated = np.empty(1), np.empty(1, dtype=np.bool_)
+    accelerated = np.empty(values.shape[1], dtype=np.bool_)
     for i in range(chance.shape[0]):
         own = ends[0][i], ends[1][i], ends[2][i]
         start = starts[0][i], starts[1][i], starts[2][i]
-        value[i], _, state[i] = fit_one(
+        value[i], n_iter[i], state[i] = fit_one(
             rows, weight, chance[i], standardised[i], kind, plan, floor, rule, ZERO, rule.max_iter,
-            own, start, memory, desk, values, accelerated,
+            own, start, memory, desk, values[i], accelerated,
         )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "forget",
     "is_pending",
     "judge",
+    "recall",
     "rejects",
 ]
 
@@ -76,6 +77,12 @@ def forget(numbers, accelerated, previous):
     numbers[_ON] = 1.0 if accelerated else 0.0
     numbers[_STEP], numbers[_MAX_STEP] = 1.0, FIRST_MAX_STEP
     numbers[_VALUE] = previous
+
+
+def recall(numbers: NDArray[np.float64], gains: NDArray[np.float64]) -> None:
+    """Go on after the ``gains`` of up to three iterations that were made elsewhere."""
+    numbers[_N_GAINS] = len(gains)
+    numbers[_GAINS + 3 - len(gains) : _GAINS + 3] = gains
 
 
 @inner
