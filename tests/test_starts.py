@@ -349,7 +349,7 @@ def test_a_fit_records_all_iterations_from_its_start(name, tol):
     np.testing.assert_allclose(fit.mixture.means, whole.mixture[0].means, rtol=1e-9)
 
 
-@pytest.mark.parametrize("last", [1, 3, 6, 7, 9])
+@pytest.mark.parametrize("last", [1, 3, 10, 11, 13])
 def test_a_callback_stops_at_its_own_iteration(last):
     """Also among those that the start was chosen by."""
     rows, told = Rows(tensor(old_faithful().values)), []

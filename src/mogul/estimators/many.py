@@ -61,10 +61,10 @@ def fit_many(
 ) -> ManyFits:
     r"""Fit a mixture of its own to each of many data sets, thousands of small ones a second.
 
-    Each fit is what :class:`~mogul.GaussianMixture` does by default, but for its acceleration:
-    four k-means partitions, every other one on standardised columns, ten iterations of EM from
-    each, and EM from the best until an iteration gains less than ``tol`` nats a row and, by
-    Aitken's estimate, less remains to be gained. With Numba installed (the extra ``fast``) all of
+    Each fit is what :class:`~mogul.GaussianMixture` does by default: four k-means partitions, every
+    other one on standardised columns, ten iterations of EM from each, and EM from the best, with
+    SQUAREM where it is slow, until an iteration gains less than ``tol`` nats a row and, by Aitken's
+    estimate, less remains to be gained. With Numba installed (the extra ``fast``) all of
     that is compiled and runs on all cores.
 
     Parameters
