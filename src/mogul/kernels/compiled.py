@@ -93,6 +93,9 @@ _SCREENED_WHOLE = 48
 """From so many columns on, rows are screened by half of them first."""
 _SCREENED_ROWS = 64
 """Rows, at least, and times the columns of full covariances, to make screens for."""
+_WORTH_IT = 1.5
+"""Pairs a row up to which a screen pays, at least: every row has one, and half of one more pays for
+those screens that turn out not to gain anything."""
 _LEFT_OUT = 1e-11
 """Of the weight of a component, what screens may leave out."""
 _MOST_SUMS = 1 << 21
@@ -446,7 +449,7 @@ def empty_screens(
     widths = (half, n_features) if n_features > _SCREENED_WHOLE else (n_features,)
     screens = [_empty_screen(structure, n_components, n_features, width) for width in widths]
     shared = {"scales": screens[0].scales, "whitening": screens[0].whitening}  # of one mixture
-    return tuple(screen._replace(**shared) for screen in screens if screen.most_pairs > 1)
+    return tuple(screen._replace(**shared) for screen in screens if screen.most_pairs > _WORTH_IT)
 
 
 def fill_screens(
@@ -511,7 +514,7 @@ def _most_pairs(kind: int, n_components: int, n_features: int, n_bound: int) -> 
     By clock cycles with AVX-512, of which two products of eight numbers take one.
     """
     k, d = n_components, n_features
-    features = {code.FULL: d * (d + 1) / 2, code.DIAG: d}.get(kind, 1.0) + d + 1
+    features = {code.FULL: d * (d + 1) / 2, code.DIAG: d, code.SPHERICAL: 1}.get(kind, 0) + d + 1
     whole = 2 * features * k / 16 + 2.0 * k
     bound = n_bound * k / 32 + 0.4 * k + 2 * d
     pair = {code.FULL: d * d / 7, code.DIAG: 1.5 * d}.get(kind, 1.0 * d) + 50
