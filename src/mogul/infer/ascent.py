@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from mogul.infer.squarem import Chart, Squarem
 from mogul.infer.stopping import Trace
 
-__all__ = ["ACCELERATIONS", "PAYS_AFTER", "Ascent", "Step", "has_converged"]
+__all__ = ["ACCELERATIONS", "PAYS_AFTER", "Ascent", "Step", "has_converged", "would_pay"]
 
 ACCELERATIONS = ("auto", "squarem", "none")
 PAYS_AFTER = 6.0
@@ -153,8 +153,7 @@ class Ascent(Generic[Point]):
             self.points[i] = squarem.fall_back()
 
     def _would_pay(self, i: int) -> bool:
-        automatic = self.acceleration == "auto"
-        return automatic and self.traces[i].remaining_iterations(self.tol) > PAYS_AFTER
+        return self.acceleration == "auto" and would_pay(self.traces[i], self.tol)
 
     def _repair(self, i: int, step: Step[Point]) -> None:
         self.repairs[i] += len(step.collapsed)
@@ -174,6 +173,11 @@ def has_converged(trace: Trace, tol: float, acceleration: str) -> bool:
     """A plain map stops as scikit-learn does; an accelerated one also asks what is left."""
     plain = acceleration == "none"
     return trace.within(tol) and (plain or trace.remaining_gain() < tol)
+
+
+def would_pay(trace: Trace, tol: float) -> bool:
+    """Whether so many iterations are still to come that "auto" switches SQUAREM on."""
+    return trace.remaining_iterations(tol) > PAYS_AFTER
 
 
 def _event(collapsed: Sequence[int]) -> str:

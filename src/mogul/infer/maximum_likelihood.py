@@ -13,7 +13,7 @@ from mogul._threads import at_hand, one_thread_if_small
 from mogul.covariances import Covariance, structure
 from mogul.data.rows import Rows
 from mogul.errors import DegenerateFitError, InputError
-from mogul.infer.ascent import has_converged
+from mogul.infer.ascent import has_converged, would_pay
 from mogul.infer.em import EMResult, EMSettings, fit_em, likeliest, mend, stack
 from mogul.infer.starts import kmeans_start, start_mixtures
 from mogul.infer.stopping import IterationRecord, Trace
@@ -233,8 +233,8 @@ def _at_once(
 ) -> _End | tuple[Mixture, Tensor]:
     """A fit from one start of "kmeans" that stays packed, which of few rows takes half as long.
 
-    It goes on from the iterations that the start was chosen by. Or that start, as of
-    :func:`~mogul.infer.starts.kmeans_start`, where compiled code did not find it.
+    It goes on from the iterations that the start was chosen by, if they are its own. Or that
+    start, as of :func:`~mogul.infer.starts.kmeans_start`, where compiled code did not find it.
     """
     n_threads = at_hand()
     with one_thread_if_small(rows.n_rows * n_components * rows.n_features**2):
@@ -245,8 +245,7 @@ def _at_once(
             return begun.start.unpacked(), torch.ones(n_components, dtype=torch.bool)
         from mogul.infer.compiled_em import fit_packed
 
-        n_known = len(begun.values)
-        goes_on = 0 < n_known <= settings.max_iter and settings.acceleration != "squarem"
+        goes_on = _are_its_own(begun.values, settings)
         point, trace, stopped = begun.end if goes_on else begun.start, Trace(number), False
         for value in begun.values if goes_on else ():
             record = trace.record(value, accelerated=False)
@@ -262,6 +261,18 @@ def _at_once(
         how = settings, n_threads, on_iteration
         (end,), (value,), interrupted = fit_packed(rows, [point], [trace], *how)
         return _End(value, end.unpacked(), trace, stopped or interrupted)
+
+
+def _are_its_own(values: list[float], settings: EMSettings) -> bool:
+    """Whether plain iterations with these values are those that the fit itself would have made."""
+    if not 0 < len(values) <= settings.max_iter or settings.acceleration == "squarem":
+        return False
+    trace = Trace()
+    for value in values:
+        trace.record(value, accelerated=False)
+        if settings.acceleration == "auto" and would_pay(trace, settings.tol):
+            return False
+    return True
 
 
 def _best(ends: list[_End], notes: list[str]) -> Fit:
