@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,13 @@ numba = pytest.importorskip("numba")
 from mogul.infer import compiled_em  # noqa: E402
 from mogul.infer.compiled_em import CompiledMap, PackedChart  # noqa: E402
 from mogul.infer.compiled_starts import begin_each  # noqa: E402
-from mogul.kernels import _kmeans, _squarem  # noqa: E402
+from mogul.kernels import _kmeans, _passes, _squarem, _tiles  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
 from mogul.kernels._passes import OVER, lend_a_hand  # noqa: E402
 from mogul.kernels.compiled import (  # noqa: E402
     CompiledKernel,
+    add_squares,
     collect_sums,
     desk_for,
     empty_plan,
@@ -491,6 +493,57 @@ def test_one_far_stretch_of_rows_sends_all_to_their_own_means(name, two_threads)
     expected, ok = m_step(stats, structure(name), 1e-9)
     assert ok.all()
     np.testing.assert_allclose(ran.mixture[0].means, expected.means, rtol=1e-9)
+
+
+@names
+def test_a_hand_that_is_lent_computes_what_the_leader_would(name):
+    """Here nobody else does: the stretches are published, and another thread takes them all."""
+    mixture, x, _, _ = far_case(name, 3, 3000, 1.0)
+    packed = PackedMixture.of(mixture)
+    plan = empty_plan(packed.structure, 4, 3, n_rows=500)
+    plans = plan.centre, plan.sharpest, plan.weights, plan.whitening
+    code.prepare(packed.kind, *packed.arrays, len(plan.left), *plans)
+    desk, none = desk_for(len(x), 500, plan, 2), np.empty((0, len(x)))
+    n = len(desk.totals)
+    assert n > 3
+    desk.notes[[_passes._LOCAL, _passes._SQUARES]] = 0, _tiles.BY_ROW
+    shared = x, none, packed.kind, plan, packed.arrays, desk
+    hand = _threads._helpers.pool().submit(lend_a_hand, *shared)
+    desk.notes[_passes._NEXT] = 0
+    waited = time.monotonic()
+    while desk.notes[_passes._FINISHED] < n and time.monotonic() < waited + 60:
+        time.sleep(0.001)
+    desk.notes[OVER] = 1
+    hand.result(timeout=60)
+    assert desk.notes[_passes._FINISHED] == n
+    whole = collect_sums(x, none, none, plan, 1, 1)
+    np.testing.assert_allclose(desk.sums.sum(0), whole.products, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(desk.totals.sum(0), whole.totals, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("noise", "pools"), [(0.1, True), (0.01, False)])
+def test_columns_that_are_almost_sums_of_others_keep_their_digits(noise, pools):
+    """Squares from second moments would lose some there, which is seen, and rows are whitened."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 4))
+    x[:, 3] = x[:, 0] + x[:, 1] + noise * x[:, 3]
+    means = np.stack([x.mean(0) - 0.3, x.mean(0) + 0.3])
+    mixture = Mixture.from_parameters([0.5, 0.5], means, np.cov(x.T), "tied")
+    kernel, none = CompiledKernel(mixture), np.empty((0, len(x)))
+    sums = collect_sums(x, none, none, kernel.plan, 1, 1, squares=_tiles.POOLED)
+    assert not sums.strays
+    assert add_squares(sums, kernel.plan) == pools
+    truth = e_step(tensor(x), mixture, kernel="reference").mean_log_likelihood()
+    for found in (
+        kernel.collect(tensor(x), None).mean_log_likelihood(),
+        fit_em(Rows(tensor(x)), stack([mixture]), EMSettings(0.0, 1)).traces[0].value,
+    ):
+        np.testing.assert_allclose(found, truth, rtol=2e-13)
+    packed = PackedMixture.of(mixture)
+    maps = CompiledMap(Rows(tensor(x)), packed, 1e-6, 1)
+    for _ in range(2):  # the second time second moments are known, or known not to do
+        np.testing.assert_allclose(maps([packed])[0].value, truth, rtol=2e-13)
+    assert maps.by_row != pools
 
 
 def test_a_hand_that_is_lent_too_late_is_not_waited_for():

@@ -1,8 +1,10 @@
 """GaussianMixture as a user meets it: what it promises, whatever the data."""
 
 import copy
+import gc
 import io
 import warnings
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -815,3 +817,16 @@ def test_a_setting_that_passed_once_does_not_let_others_pass():
             with pytest.raises(ValueError, match=next(iter(wrong))):
                 GaussianMixture(**{"n_components": 1, **wrong}).fit(x)
     GaussianMixture(1, callbacks=[print]).fit(x)
+
+
+def test_what_passed_the_checks_is_not_kept_alive():
+    """Callbacks may hold large things, and a tuple of them can be remembered."""
+
+    def heard(record):
+        return None
+
+    gone = weakref.ref(heard)
+    GaussianMixture(1, callbacks=(heard,)).fit(np.random.default_rng(0).normal(size=(30, 2)))
+    del heard
+    gc.collect()
+    assert gone() is None

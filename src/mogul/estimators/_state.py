@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache
@@ -78,12 +78,15 @@ def _check(kind: type[BaseEstimator], name: str, value: Any) -> None:
 def remembered_checks(self: BaseEstimator) -> None:
     """scikit-learn's ``_validate_params``, which takes half as long as to fit few rows.
 
-    What has passed once, of the same type and value, is not looked at again.
+    What has passed once, of the same type and value, is not looked at again, where to remember it
+    keeps nothing alive.
     """
     kind = type(self)
-    for name in kind._parameter_constraints:
+    for name in self._get_param_names():
         value = getattr(self, name)
-        if isinstance(value, Hashable):
+        if name not in kind._parameter_constraints:
+            continue
+        if is_plain(value):
             _check_once(kind, name, value, type(value))
         else:
             _check(kind, name, value)

@@ -12,7 +12,6 @@ import torch
 from numpy.random import RandomState
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -350,7 +349,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 EMSettings(self.tol, int(self.max_iter), self.reg_covar, self.acceleration),
                 method=self.init_params,
                 n_init=self.n_init,
-                random_state=check_random_state(self.random_state),
+                random_state=random_state_of(self.random_state),
                 fixed=fixed,
                 continue_from=self._last_state(source.n_features),
                 samples=self.algorithm in ("auto", "gradient"),
@@ -649,7 +648,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
                 "sample."
             )
-        rng = check_random_state(self.random_state)
+        rng = random_state_of(self.random_state)
         weights = mixture.weights.numpy()
         labels = np.repeat(
             np.arange(len(weights)), rng.multinomial(n_samples, weights / weights.sum())

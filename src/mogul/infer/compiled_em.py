@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mogul._threads import beside, spread
 from mogul.data.rows import Rows
-from mogul.infer.ascent import PAYS_AFTER, Ascent, Step
-from mogul.infer.em import EMSettings
+from mogul.infer.ascent import PAYS_AFTER, Step
+from mogul.infer.em import EMSettings, ascent_by
 from mogul.infer.repair import split_into
 from mogul.infer.stopping import STEADY, IterationRecord, Trace
 from mogul.kernels import _many, _squarem, _tiles
@@ -223,11 +223,9 @@ def _width(point: PackedMixture) -> int:
 
 
 class _Climb:
-    """The climb of one start as :class:`~mogul.infer.ascent.Ascent` makes it, some iterations a
-    call.
+    """What :class:`~mogul.infer.ascent.Ascent` does for one start, some iterations a call.
 
-    It ends at a mixture from which an ``Ascent`` goes on where a component collapses. Of rows in
-    one piece and few enough for one core.
+    It ends at a mixture from which an ``Ascent`` goes on where a component collapses.
     """
 
     def __init__(
@@ -314,17 +312,8 @@ def fit_packed(
         interrupted = _climb_each(climbs, batches, on_iteration)
         ends = [climb.value for climb in climbs]
     if None in ends:
-        rest = Ascent(
-            compiled,
-            points,
-            traces,
-            chart=PackedChart(),
-            mend=mended,
-            tol=settings.tol,
-            max_iter=settings.max_iter,
-            acceleration=settings.acceleration,
-            on_iteration=on_iteration,
-        )
+        how = {"chart": PackedChart(), "mend": mended, "on_iteration": on_iteration}
+        rest = ascent_by(settings, compiled, points, traces, **how)
         interrupted = interrupted or rest.run()
         points = rest.points
     values = [

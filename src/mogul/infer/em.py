@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ __all__ = [
     "EMResult",
     "EMSettings",
     "Streamed",
+    "ascent_by",
     "collect",
     "compiles",
     "fit_em",
@@ -275,17 +276,8 @@ def fit_em(
             packed, values, interrupted = fit_packed(batches, packed, traces, *how)
             ends = stack([point.unpacked() for point in packed])
             return EMResult(ends, torch.tensor(values, dtype=torch.float64), traces, interrupted)
-        ascent = Ascent(
-            evaluate,
-            points,
-            traces,
-            chart=MixtureChart(),
-            mend=_split,
-            tol=settings.tol,
-            max_iter=settings.max_iter,
-            acceleration=settings.acceleration,
-            on_iteration=on_iteration,
-        )
+        how = {"chart": MixtureChart(), "mend": _split, "on_iteration": on_iteration}
+        ascent = ascent_by(settings, evaluate, points, traces, **how)
         if keeper is not None:
             keeper.restore(ascent)
             ascent.on_state = keeper.keep
@@ -294,6 +286,18 @@ def fit_em(
         final = collect(batches, mixture).mean_log_likelihood()
     failed = torch.tensor([trace.failed for trace in traces], device=final.device)
     return EMResult(mixture, torch.where(failed, -torch.inf, final), traces, interrupted)
+
+
+def ascent_by(
+    settings: EMSettings,
+    evaluate: Callable[[list[Any]], list[Step[Any]]],
+    points: list[Any],
+    traces: list[Trace],
+    **how: Any,
+) -> Ascent[Any]:
+    """An ascent that ends and is extrapolated as the settings say."""
+    how.update(tol=settings.tol, max_iter=settings.max_iter, acceleration=settings.acceleration)
+    return Ascent(evaluate, points, traces, **how)
 
 
 def _extent(batches: Batches) -> tuple[float, torch.device]:

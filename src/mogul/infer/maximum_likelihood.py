@@ -159,9 +159,9 @@ def fit_mixture(
     """Fit from ``n_init`` starts and keep the likeliest end.
 
     ``continue_from`` is a mixture and the log-likelihood before it, to go on from instead of
-    starting anew; ``together`` runs all starts as one batch, else one after another. ``climb`` is
-    the algorithm, called as :func:`~mogul.infer.em.fit_em` is. ``on_end`` is told how each start
-    went.
+    starting anew; ``together`` runs all starts as one batch, else one after another, as compiled
+    fits from k-means always do. ``climb`` is the algorithm, called as
+    :func:`~mogul.infer.em.fit_em` is. ``on_end`` is told how each start went.
     """
     settings = settings or EMSettings()
     kind, fixed = structure(covariance_type), fixed or FixedParts()

@@ -317,16 +317,15 @@ def collect_sums(
     return Sums(products, second, totals, strays, len(values), sum(n_screened), by_row)
 
 
-def add_squares(sums: Sums, plan: _tiles.Plan, second: NDArray[np.float64] | None = None) -> bool:
-    """Complete the log-likelihoods, in place, by ``second`` or the sums' own second moments.
+def add_squares(sums: Sums, plan: _tiles.Plan) -> bool:
+    """Complete the log-likelihoods, in place, by the second moments.
 
     False where these do not tell the squares to twelve digits.
     """
     if sums.by_row:
         return True
     n_features = len(plan.centre)
-    moments = sums.second if second is None else second
-    for b, own in enumerate(moments):
+    for b, own in enumerate(sums.second):
         found = _tiles.pool_squares(plan.whitening, b * n_features**2, own, n_features)
         if math.isnan(found):
             return False
