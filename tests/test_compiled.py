@@ -147,6 +147,85 @@ def test_every_layout_of_a_table(layout, dtype, d):
     assert_equal_sums(e_step(laid, mixture, kernel="compiled"), expected)
 
 
+UPRIGHT = [("diag", 16, 2), ("diag", 19, 7), ("tied", 9, 8), ("spherical", 24, 13)]
+"""Shapes of which rows are kept as they lie: with terms of them, of their lines, of whole vectors
+of columns or not, of blocks of components of all sizes."""
+
+
+def _laid(x, layout):
+    """The same rows otherwise in memory."""
+    return {
+        "columns": lambda: x.T.contiguous().T,
+        "strided": lambda: torch.stack([x, -x], -1)[..., 0],
+        "a part": lambda: torch.cat([x, x], 1)[:, : x.shape[1]],
+    }.get(layout, lambda: x)()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layout", ["rows", "columns", "strided", "a part"])
+@pytest.mark.parametrize(("name", "d", "k"), UPRIGHT)
+def test_rows_as_they_lie_in_every_layout_with_weights_and_draws(name, d, k, layout, dtype):
+    batch, _ = draw(name, 8, k, d, (2,))
+    rng = np.random.default_rng(8)
+    x = torch.from_numpy(rng.normal(size=(150, d)) * 2).to(dtype)
+    uniform, weight = tensor(rng.random((2, 150))), tensor(rng.uniform(0, 2, (2, 150)))
+    weight[:, ::3] = 0.0
+    assert CompiledKernel(batch).plan.side >= d
+    for own in (None, weight[0], weight):
+        expected = e_step(x.double(), batch, own, kernel="reference")
+        assert_equal_sums(e_step(_laid(x, layout), batch, own, kernel="compiled"), expected)
+        expected = draw_step(x.double(), batch, uniform, own, kernel="reference")
+        found = draw_step(_laid(x, layout), batch, uniform, own, kernel="compiled")
+        assert_equal_sums(found, expected)
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf, 1e8])
+@pytest.mark.parametrize(("name", "d", "k"), UPRIGHT)
+def test_what_a_row_spoils_is_not_kept_for_the_next_tile(name, d, k, spoilt):
+    """Rows that a shorter last tile does not fill are zero, whatever was there."""
+    mixture, _ = draw_one(name, 9, k, d)
+    kernel = CompiledKernel(mixture)
+    tile, last = kernel.tile_rows, 5
+    x = np.random.default_rng(9).normal(size=(3 * tile + last, d))
+    for column in (0, d - 1):
+        x[2 * tile + 7, column] = spoilt
+        none = np.empty((0, len(x)))
+        sums = collect_sums(x, none, none, kernel.plan, 1, 1)
+        assert sums.strays == [slice(2 * tile, 3 * tile)]
+        kept = tensor(np.delete(x, np.s_[2 * tile : 3 * tile], 0))
+        alone = collect_sums(kept.numpy(), none[:, : len(kept)], none, kernel.plan, 1, 1)
+        np.testing.assert_allclose(sums.products, alone.products, rtol=1e-12, atol=1e-12)
+        moved = mixture.covariance.recentre(kernel.collect(kept, None), mixture.means)
+        assert_equal_sums(moved, ReferenceKernel(mixture).collect(kept, None))
+        x[2 * tile + 7, column] = 0.0
+
+
+@pytest.mark.parametrize(("name", "d", "k"), [*UPRIGHT, ("full", 3, 2), ("diag", 5, 4)])
+def test_arrays_are_given_back(name, d, k):
+    """Compiled code in which no references are counted neither keeps nor frees what it is given."""
+    mixture, _ = draw_one(name, 10, k, d)
+    plan = CompiledKernel(mixture).plan
+    x, none = np.random.default_rng(10).normal(size=(500, d)), np.empty((0, 500))
+    held = [x, none, *(part for part in plan if isinstance(part, np.ndarray))]
+    before = [sys.getrefcount(array) for array in held]
+    for _ in range(3):
+        collect_sums(x, none, none, plan, 1, 1)
+    assert [sys.getrefcount(array) for array in held] == before
+
+
+def test_blank_numbers_begin_where_a_line_of_memory_does():
+    sizes = [0, 1, 7, 8, 9, 1000, 40_000]
+    found = [_blank(n) for n in sizes for _ in range(3)]
+    assert [(size, filled) for _, size, filled in found[::3]] == [(n, False) for n in sizes]
+    assert {place % (8 * vectors.LANES) for place, *_ in found} == {0}
+
+
+@numba.njit
+def _blank(n):
+    array = vectors.blank(n)
+    return array.ctypes.data, array.shape[0], array.any()
+
+
 @names
 def test_answers_for_a_batch_of_mixtures_over_several_tiles(name):
     batch, truths = draw(name, 2, 5, 3, (2,))

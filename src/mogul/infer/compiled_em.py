@@ -97,7 +97,7 @@ class CompiledMap:
         self.plan = empty_plan(like.structure, k, d, n_rows=self.n_least or n_rows)
         self.screens = empty_screens(like.structure, k, d, n_rows)
         self.waited = self.wait = 0  # passes
-        self.expanded = not prefers_local(like.kind, like.n_components)
+        self.expanded = not prefers_local(like.kind, self.plan)
         self.by_row = False
         """Whether a tied covariance's squares cannot be told from second moments."""
         self.known: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None

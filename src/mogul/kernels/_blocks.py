@@ -12,16 +12,18 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from mogul.kernels._vectors import (
     LANES,
     PANEL,
     REGISTERS,
     VECTORS,
+    Loop,
     VectorType,
     constant,
-    inner,
     intrinsic,
+    leaf,
     multiplied_added,
     narrow,
     pointer,
@@ -37,11 +39,14 @@ __all__ = [
     "LINES",
     "NARROW_BLOCK",
     "accumulate",
+    "add_moments",
+    "add_outer",
     "multiply",
     "multiply_narrow",
     "multiply_pairs",
     "multiply_strip",
     "n_blocked",
+    "squares_across",
     "unblock",
 ]
 
@@ -54,36 +59,9 @@ LINES = REGISTERS // 8
 GROUP = 8
 """Lines that stay in a core's first cache while all components are multiplied with them."""
 
-_FLAT = types.Array(types.float64, 1, "C")
+_FLAT, _TABLE = (types.Array(types.float64, n_axes, "C") for n_axes in (1, 2))
 _INDEX = types.intp
 _LONG = ir.IntType(64)
-
-
-class _Loop:
-    """A loop in LLVM's terms that carries vectors from pass to pass."""
-
-    def __init__(self, builder: Any, n_passes: Any, values: list[Any]):
-        self.builder, self.n_passes = builder, n_passes
-        before = builder.block
-        self.body = builder.append_basic_block("body")
-        builder.branch(self.body)
-        builder.position_at_end(self.body)
-        self.index = builder.phi(_LONG)
-        self.index.add_incoming(_LONG(0), before)
-        self.values = [builder.phi(value.type) for value in values]
-        for phi, value in zip(self.values, values, strict=True):
-            phi.add_incoming(value, before)
-
-    def close(self, values: list[Any]) -> None:
-        """Go round again with ``values``, or on after the last pass."""
-        builder = self.builder
-        following = builder.add(self.index, _LONG(1))
-        self.index.add_incoming(following, builder.block)
-        for phi, value in zip(self.values, values, strict=True):
-            phi.add_incoming(value, builder.block)
-        after = builder.append_basic_block("after")
-        builder.cbranch(builder.icmp_signed("<", following, self.n_passes), self.body, after)
-        builder.position_at_end(after)
 
 
 def _multiply_block(size: int, kind: VectorType = vector) -> Any:
@@ -124,7 +102,7 @@ def _multiply_block(size: int, kind: VectorType = vector) -> Any:
                 phi.add_incoming(constant(0.0, kind), entry)
                 phi.add_incoming(value, taken)
                 start.append(phi)
-            loop = _Loop(builder, n_lines, start)
+            loop = Loop(builder, n_lines, start)
             line = [
                 read(builder, place(lines, at_line, line_step, loop.index, v))
                 for v in range(n_vectors)
@@ -168,10 +146,10 @@ def _pairs_block(size: int) -> Any:
 
             data = context.make_array(_FLAT)(context, builder, weights).data
             start = [constant(0.0)] * (size * VECTORS)
-            outer = _Loop(builder, n_features, [*start, at_weight])
+            outer = Loop(builder, n_features, [*start, at_weight])
             *found, first = outer.values
             left = line(outer.index)
-            inner = _Loop(builder, builder.add(outer.index, _LONG(1)), found)
+            inner = Loop(builder, builder.add(outer.index, _LONG(1)), found)
             right = line(inner.index)
             product = [builder.fmul(a, b) for a, b in zip(left, right, strict=True)]
             row = builder.add(first, builder.mul(inner.index, _LONG(size)))
@@ -211,7 +189,7 @@ def _accumulate_block(size: int) -> Any:
                 index = [builder.add(start, _LONG(i * PANEL + v * LANES)) for i in range(count)]
                 return [read(builder, pointer(context, builder, array, i)) for i in index]
 
-            loop = _Loop(builder, n, [constant(0.0)] * (size * LINES))
+            loop = Loop(builder, n, [constant(0.0)] * (size * LINES))
             found = list(loop.values)
             from_left = builder.add(at_left, builder.mul(loop.index, left_step))
             from_right = builder.add(at_right, builder.mul(loop.index, right_step))
@@ -235,13 +213,97 @@ def _accumulate_block(size: int) -> Any:
     return block
 
 
+def _outer_block(size: int, n_vectors: int, squared: bool = False) -> Any:
+    @intrinsic
+    def block(typingctx, left, at_left, left_step, right, first, out, at_out, n):
+        """Add left @ right over ``n`` panels: ``size`` lines of left, some columns of right.
+
+        These are ``n_vectors`` wide, from column ``first`` on; ``out`` is flat, as wide as right.
+        Where ``squared``, sums of the columns' squares come before each row of ``out``.
+        """
+
+        def code(context, builder, signature, arguments):
+            left, at_left, left_step, right, first, out, at_out, n = arguments
+            data = context.make_array(_FLAT)(context, builder, left).data
+            table = context.make_array(_TABLE)(context, builder, right)
+            side = cgutils.unpack_tuple(builder, table.shape, 2)[1]
+
+            def vectors(place):
+                places = [builder.gep(place, [_LONG(v * LANES)]) for v in range(n_vectors)]
+                return [builder.bitcast(p, vector.code.as_pointer()) for p in places]
+
+            flat = context.make_array(_FLAT)(context, builder, out).data
+            n_rows = (2 if squared else 1) * size
+            starts = [builder.add(at_out, builder.mul(side, _LONG(i))) for i in range(n_rows)]
+            places = [p for start in starts for p in vectors(builder.gep(flat, [start]))]
+            outer = Loop(builder, n, [read(builder, p) for p in places])
+            panel = builder.add(at_left, builder.mul(outer.index, left_step))
+            row = builder.mul(outer.index, _LONG(PANEL))
+            inner = Loop(builder, _LONG(PANEL), outer.values)
+            at = builder.add(builder.mul(builder.add(row, inner.index), side), first)
+            line = [read(builder, p) for p in vectors(builder.gep(table.data, [at]))]
+            lines = [[builder.fmul(x, x) for x in line], line] if squared else [line]
+            at, found, sums = builder.add(panel, inner.index), [], iter(inner.values)
+            for i in range(size):
+                place = builder.gep(data, [builder.add(at, _LONG(i * PANEL))])
+                factor = repeated(builder, builder.load(place))
+                found += [
+                    multiplied_added(builder, factor, x, next(sums)) for line in lines for x in line
+                ]
+            inner.close(found)
+            outer.close(found)
+            for value, place in zip(found, places, strict=True):
+                write(builder, value, place)
+            return context.get_dummy_value()
+
+        return types.void(_FLAT, _INDEX, _INDEX, _TABLE, _INDEX, _FLAT, _INDEX, _INDEX), code
+
+    return block
+
+
+@intrinsic
+def squares_across(typingctx, rows, row, weights, at):
+    """Σ (a x + b) x over the columns of as many rows as a vector is long, as one vector.
+
+    ``rows`` (rows, side) are as they lie; ``weights`` from ``at`` on holds a, then b, side each.
+    """
+
+    def code(context, builder, signature, arguments):
+        rows, row, weights, at = arguments
+        table = context.make_array(_TABLE)(context, builder, rows)
+        side = cgutils.unpack_tuple(builder, table.shape, 2)[1]
+        start = builder.gep(table.data, [builder.mul(row, side)])
+        n = builder.sdiv(side, _LONG(LANES))
+        loop = Loop(builder, n, [constant(0.0)] * LANES)
+        first = builder.mul(loop.index, _LONG(LANES))
+        at = builder.add(at, first)
+        square, linear = (
+            read(builder, pointer(context, builder, weights, place))
+            for place in (at, builder.add(at, side))
+        )
+        place, found = builder.gep(start, [first]), []
+        for value in loop.values:
+            x = read(builder, builder.bitcast(place, vector.code.as_pointer()))
+            factor = multiplied_added(builder, square, x, linear)
+            found.append(multiplied_added(builder, factor, x, value))
+            place = builder.gep(place, [side])
+        loop.close(found)
+        return sums(builder, found)
+
+    return vector(_TABLE, _INDEX, _FLAT, _INDEX), code
+
+
 _multiply_1, _multiply_2, _multiply_3, _multiply_4 = map(_multiply_block, range(1, BLOCK + 1))
 _multiply_narrow = _multiply_block(NARROW_BLOCK, narrow)
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = map(_pairs_block, range(1, BLOCK + 1))
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
+_outer_1_1, _outer_2_1, _outer_4_1, _outer_8_1 = (_outer_block(2**i, 1) for i in range(4))
+_outer_1_2, _outer_2_2, _outer_4_2, _outer_8_2 = (_outer_block(2**i, 2) for i in range(4))
+_moments_1_1, _moments_2_1, _moments_4_1 = (_outer_block(2**i, 1, squared=True) for i in range(3))
+_moments_1_2, _moments_2_2, _moments_4_2 = (_outer_block(2**i, 2, squared=True) for i in range(3))
 
 
-@inner
+@leaf
 def multiply(
     weights, at_weight, lines, at_line, first, n_lines, n_all, terms, at_term, n_terms, fresh
 ):
@@ -263,7 +325,7 @@ def multiply(
             _multiply_1(weights, w, 1, 1, lines, at_line, PANEL, terms, t, PANEL, n_lines, fresh)
 
 
-@inner
+@leaf
 def multiply_strip(
     left, at_left, left_step, left_apart, right, at_right, right_step, out, at_out, out_step,
     n_left, n_lines, fresh,
@@ -296,7 +358,7 @@ def multiply_strip(
             )  # fmt: skip
 
 
-@inner
+@leaf
 def multiply_narrow(weights, lines, first, n_lines, n_all, terms, at_term, n_terms, fresh):
     """As ``multiply`` in single precision, of whole blocks of ``NARROW_BLOCK`` terms."""
     for k in range(0, n_terms, NARROW_BLOCK):
@@ -306,7 +368,7 @@ def multiply_narrow(weights, lines, first, n_lines, n_all, terms, at_term, n_ter
         )  # fmt: skip
 
 
-@inner
+@leaf
 def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms, at_term, n_terms):
     """As ``multiply`` by the products of lines i and j ≤ i, afresh, without making them."""
     for k in range(0, n_terms, BLOCK):
@@ -322,13 +384,73 @@ def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms,
             _pairs_1(weights, w, lines, at_line, terms, t, n_features)
 
 
-@inner
+@leaf
+def add_outer(left, n_left, left_step, right, out, b, n_panels):
+    """Add left @ right over all rows of a tile to ``out`` (B, n_left, side) of mixture ``b``.
+
+    ``left`` is panels of lines, ``right`` (rows, side) rows as they lie. The sums over rows need
+    none over the lanes of a vector, but enough of both operands to keep a processor busy.
+    """
+    side, k = right.shape[1], 0
+    while k < n_left:
+        rest = n_left - k
+        size = 8 if rest >= 8 and REGISTERS == 32 else 4 if rest >= 4 else 2 if rest >= 2 else 1
+        a = k * PANEL
+        for f in range(0, side, 2 * LANES):
+            o = (b * n_left + k) * side + f
+            if f + LANES < side:
+                if size == 8:
+                    _outer_8_2(left, a, left_step, right, f, out, o, n_panels)
+                elif size == 4:
+                    _outer_4_2(left, a, left_step, right, f, out, o, n_panels)
+                elif size == 2:
+                    _outer_2_2(left, a, left_step, right, f, out, o, n_panels)
+                else:
+                    _outer_1_2(left, a, left_step, right, f, out, o, n_panels)
+            elif size == 8:
+                _outer_8_1(left, a, left_step, right, f, out, o, n_panels)
+            elif size == 4:
+                _outer_4_1(left, a, left_step, right, f, out, o, n_panels)
+            elif size == 2:
+                _outer_2_1(left, a, left_step, right, f, out, o, n_panels)
+            else:
+                _outer_1_1(left, a, left_step, right, f, out, o, n_panels)
+        k += size
+
+
+@leaf
+def add_moments(left, n_left, left_step, right, out, b, n_panels):
+    """As :func:`add_outer`, of squares of right, then of right: ``out`` is (B, n_left, 2, side)."""
+    side, k = right.shape[1], 0
+    while k < n_left:
+        rest = n_left - k
+        size = 4 if rest >= 4 and REGISTERS == 32 else 2 if rest >= 2 else 1
+        a = k * PANEL
+        for f in range(0, side, 2 * LANES):
+            o = 2 * (b * n_left + k) * side + f
+            if f + LANES < side:
+                if size == 4:
+                    _moments_4_2(left, a, left_step, right, f, out, o, n_panels)
+                elif size == 2:
+                    _moments_2_2(left, a, left_step, right, f, out, o, n_panels)
+                else:
+                    _moments_1_2(left, a, left_step, right, f, out, o, n_panels)
+            elif size == 4:
+                _moments_4_1(left, a, left_step, right, f, out, o, n_panels)
+            elif size == 2:
+                _moments_2_1(left, a, left_step, right, f, out, o, n_panels)
+            else:
+                _moments_1_1(left, a, left_step, right, f, out, o, n_panels)
+        k += size
+
+
+@leaf
 def n_blocked(n_left, n_right):
     """How many numbers the sums of :func:`accumulate` take."""
     return (n_left + BLOCK - 1) // BLOCK * n_right * BLOCK
 
 
-@inner
+@leaf
 def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out, n_panels, lower):
     """Add left @ rightᵀ, over all rows of a tile, to the blocks of ``out``; see `unblock`.
 
@@ -352,7 +474,7 @@ def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out,
                     _sum_1(left, a, left_step, right, b, right_step, out, o, n_panels)
 
 
-@inner
+@leaf
 def unblock(blocks, at_blocks, n_left, n_right, out, at_out, width):
     """Add the blocks that `accumulate` left to ``out``: (n_left, n_right) in rows of ``width``."""
     for k in range(n_left):

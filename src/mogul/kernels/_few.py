@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mogul.kernels._blocks import BLOCK, NARROW_BLOCK, multiply_narrow, multiply_strip
 from mogul.kernels._parameters import DIAG, FULL, SPHERICAL, TIED, _cholesky, _gram, _invert
-from mogul.kernels._tiles import CACHE_LINE, _load_weight
+from mogul.kernels._tiles import _load_weight, ask_for, load_near, units_of
 from mogul.kernels._vectors import (
     LANES,
     NO,
@@ -30,15 +30,14 @@ from mogul.kernels._vectors import (
     exp,
     fma,
     inner,
+    leaf,
     load,
-    load_across,
     load_square,
     log,
     lowest_bit,
     magnitude,
     maximum,
     narrowed,
-    prefetch,
     splat,
     splat_narrow,
     store,
@@ -279,11 +278,13 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     shared = np.zeros(n_features * side if kind == TIED else 0)
     plain, heavy = np.zeros(tile_rows * side), np.zeros(tile_rows * side)
     counts, norms = np.zeros(n_components), np.zeros(n_components)
+    units = units_of(plan, side)
     start = first_row
     while start < last_row:
         n_rows = min(tile_rows, last_row - start)
         used = (n_rows + PANEL - 1) // PANEL
-        if not _load_near(rows, start, n_rows, plan, flat, side):
+        ask_for(rows, start + n_rows, n_rows)
+        if not load_near(rows, start, n_rows, units, plan.limit, near):
             break
         if kind == TIED:
             _whiten(screen, flat, n_rows, flat_points)
@@ -332,41 +333,7 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     return start
 
 
-@inner
-def _load_near(rows, start, n_rows, plan, near, side):
-    """Rows about the centre; False where the expanded form would cancel, or a value is NaN.
-
-    Rows beyond the last are at the centre.
-    """
-    n_features = rows.shape[1]
-    whole = n_features // LANES * LANES
-    units = np.zeros(2 * side)
-    for d in range(n_features):
-        units[d], units[side + d] = plan.centre[d], plan.sharpest[d]
-    far, spoilt = splat(0.0), splat(0.0)
-    for i in range(n_rows):
-        at = i * side
-        if rows.strides[0] == n_features * rows.itemsize:  # not of a few columns of a wide table
-            for offset in range(0, rows.strides[0], CACHE_LINE):
-                prefetch(rows, start + n_rows + i, offset)
-        for d in range(whole, n_features):
-            near[at + d] = rows[start + i, d] - plan.centre[d]
-        reach = splat(0.0)
-        for v in range(0, whole, LANES):
-            x = load_across(rows, start + i, v) - load(units, v)
-            store(near, at + v, x)
-            reach = fma(magnitude(x), load(units, side + v), reach)
-        if whole < n_features:
-            reach = fma(magnitude(load(near, at + whole)), load(units, side + whole), reach)
-        # In any lane the largest so far: together no less than the reach of any row.
-        far = maximum(reach, far)
-        spoilt = fma(reach, splat(0.0), spoilt)
-    for i in range(n_rows * side, near.shape[0]):
-        near[i] = 0.0
-    return total(far) < plan.limit and total(spoilt) == 0.0
-
-
-@inner
+@leaf
 def _whiten(screen, near, n_rows, points):
     """Rows times the one inverse factor that all components have."""
     side = screen.means.shape[0] // screen.constants.shape[0]
@@ -378,7 +345,7 @@ def _whiten(screen, near, n_rows, points):
         )  # fmt: skip
 
 
-@inner
+@leaf
 def _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, slack):
     """What the components' terms are at most at the rows of a panel, but for ``slack``.
 
@@ -431,7 +398,7 @@ def _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, s
     )
 
 
-@inner
+@leaf
 def _best(bounds, at, n_components, labels, at_label):
     """The first of the components whose bounds are largest, of the rows of a panel."""
     for v in range(0, PANEL, 2 * LANES):
@@ -443,7 +410,7 @@ def _best(bounds, at, n_components, labels, at_label):
         store(labels, at_label + v, label)
 
 
-@inner
+@leaf
 def _sort(labels, n_rows, starts, order):
     """Rows in the order of their labels, and where those of each begin."""
     for k in range(starts.shape[0]):
@@ -461,7 +428,7 @@ def _sort(labels, n_rows, starts, order):
     starts[0] = 0
 
 
-@inner
+@leaf
 def _select(bounds, step, n_panels, limits, shifts, starts, which):
     """The rows where each component's bound is above what matters; False where that is too many."""
     n = 0
@@ -531,7 +498,7 @@ def _find_terms(screen, points, starts, which, labels, known, fresh, found):
             n = 0
 
 
-@inner
+@leaf
 def _share_out(starts, which, row_weight, n_panels, peak, mass, shares):
     """From the terms of all pairs to responsibilities times weights, in place.
 
@@ -558,7 +525,7 @@ def _share_out(starts, which, row_weight, n_panels, peak, mass, shares):
     return total(heaviness), total(likelihood)
 
 
-@inner
+@leaf
 def _square(near, n_rows, side, squares):
     """The squared lengths of rows."""
     for i in range(n_rows):
@@ -569,7 +536,7 @@ def _square(near, n_rows, side, squares):
         squares[i] = total(square)
 
 
-@inner
+@leaf
 def _add_up(kind, near, starts, which, shares, n_features, side, own):
     """Add shares of rows to their components, and of the squares of columns that axes need."""
     depth = own.shape[0] // ((starts.shape[0] - 1) * side)
@@ -586,7 +553,7 @@ def _add_up(kind, near, starts, which, shares, n_features, side, own):
                     store(own, place, fma(heavy, x, load(own, place)))
 
 
-@inner
+@leaf
 def _pack(near, which, shares, first, n, side, plain, heavy):
     """Some rows one after another, as they are and times their shares."""
     for p in range(n):
@@ -597,7 +564,7 @@ def _pack(near, which, shares, first, n, side, plain, heavy):
             store(heavy, p * side + v, x * share)
 
 
-@inner
+@leaf
 def _add_products(plain, heavy, n, n_features, own, at, side):
     """Add the sum of the rows' outer products; of the part above the diagonal only some."""
     for first in range(0, n_features, PANEL):
@@ -607,7 +574,7 @@ def _add_products(plain, heavy, n, n_features, own, at, side):
         )  # fmt: skip
 
 
-@inner
+@leaf
 def _hand_over(kind, own, counts, norms, shared, side, plan, sums, second):
     """Add to the sums of `collect`, in their layout."""
     n_components, n_features = counts.shape[0], plan.centre.shape[0]

@@ -23,6 +23,7 @@ from mogul.kernels._vectors import (
     compiled,
     fma,
     inner,
+    leaf,
     load,
     magnitude,
     maximum,
@@ -70,7 +71,7 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     n_rows, n_features = rows.shape
     n_panels = (n_rows + PANEL - 1) // PANEL
     lines = _empty_lines(n_panels, n_features)
-    _load_tile(rows, ZERO, n_rows, plan, lines)
+    _load_tile(rows, ZERO, n_rows, plan, lines, np.empty((0, 0)))
     mass = np.empty(n_panels * PANEL)
     _load_weight(weight, ZERO, ZERO, n_rows, mass)
     squares = _squares(lines, n_panels, n_features)
@@ -99,7 +100,7 @@ def _squares(lines, n_panels, n_features):
     return squares
 
 
-@inner
+@leaf
 def _blocked_centres(centres, n_clusters, weights):
     """Weights of `multiply` with which the terms are x · c − ½ c · c."""
     n_features = centres.shape[1]

@@ -29,6 +29,7 @@ from mogul.kernels._vectors import (
     compiled,
     fma,
     inner,
+    leaf,
     load,
     splat,
     store,
@@ -41,12 +42,13 @@ _FEW = 2
 
 
 @compiled
-def prefers_local(kind, n_components):
+def prefers_local(kind, plan):
     """Whether this is the quicker way also where the expanded form would do.
 
-    Columns that few components read are read as they are, with no products of them stored first.
+    Columns that few components read are read as they are, with no products of them stored first;
+    but many columns are not even transposed where the expanded form serves.
     """
-    return n_components <= _FEW and kind in (DIAG, SPHERICAL)
+    return plan.n_components <= _FEW and kind in (DIAG, SPHERICAL) and not plan.across
 
 
 @compiled
@@ -172,7 +174,7 @@ def _sharpen(kind, log_weights, factor, scales, inverses, constants):
         constants[k] = log_weights[k] - log_det - 0.5 * n_features * math.log(2 * math.pi)
 
 
-@inner
+@leaf
 def _centre_panel(lines, at, mean, near, at_near):
     """A panel's columns less a mean."""
     for d in range(mean.shape[0]):
@@ -181,7 +183,7 @@ def _centre_panel(lines, at, mean, near, at_near):
             store(near, at_near + d * PANEL + v, x)
 
 
-@inner
+@leaf
 def _whiten(inverse, near, n_features, white):
     """A panel times the transpose of a lower triangular matrix."""
     for block in range(0, n_features, BLOCK):
@@ -192,7 +194,7 @@ def _whiten(inverse, near, n_features, white):
         )  # fmt: skip
 
 
-@inner
+@leaf
 def _far_along_axes(lines, at, mean, scale, constant, terms, out):
     """A panel's terms of one component whose covariance is diagonal.
 
@@ -214,7 +216,7 @@ def _far_along_axes(lines, at, mean, scale, constant, terms, out):
         store(terms, out + v + LANES, fma(splat(-0.5), right + more_right, splat(constant)))
 
 
-@inner
+@leaf
 def _add_squares(lines, place, mean, scale, left, right):
     """Two vectors of a column, in units of ``scale`` about ``mean``, squared and added."""
     middle, unit = splat(mean), splat(scale)
@@ -223,7 +225,7 @@ def _add_squares(lines, place, mean, scale, left, right):
     return fma(x, x, left), fma(y, y, right)
 
 
-@inner
+@leaf
 def _far_away(white, n_features, constant, terms, out):
     """A panel's terms of one component."""
     for v in range(0, PANEL, LANES):
@@ -234,7 +236,7 @@ def _far_away(white, n_features, constant, terms, out):
         store(terms, out + v, fma(splat(-0.5), squares, splat(constant)))
 
 
-@inner
+@leaf
 def _add_along_axes(lines, step, terms, terms_step, k, n_panels, mean, kind, plan, sums):
     """Add the statistics of one component whose covariance is diagonal."""
     n_features, n_made = mean.shape[0], plan.left.shape[0]

@@ -245,7 +245,7 @@ def _climb(x, weight, kind, plan, floor, rule, done, last, own, memory, desk, va
     ok = np.empty(k, dtype=np.bool_)
     new = np.empty(k), np.empty((k, d)), np.empty(factor.shape)
     state = RUNNING
-    local = prefers_local(kind, k)
+    local = prefers_local(kind, plan)
     squares, centre = POOLED, np.full(d, math.nan)
     iteration = done
     while True:
@@ -274,7 +274,8 @@ def _climb(x, weight, kind, plan, floor, rule, done, last, own, memory, desk, va
                 continue
             totals[1] -= 0.5 * found
             squares = KNOWN
-            centre[:] = plan.centre
+            for j in range(d):
+                centre[j] = plan.centre[j]
         value = totals[1] / totals[0]
         if state == CONVERGED or iteration == last:
             return value, iteration, state

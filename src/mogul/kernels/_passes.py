@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mogul.kernels._local import collect_local
 from mogul.kernels._tiles import KNOWN, collect
-from mogul.kernels._vectors import PANEL, compiled, fetch_add, inner, pause, publish, witness
+from mogul.kernels._vectors import PANEL, compiled, fetch_add, inner, leaf, pause, publish, witness
 
 __all__ = ["OVER", "Desk", "add_up", "dismiss", "empty_desk", "lend_a_hand", "pass_over"]
 
@@ -110,14 +110,20 @@ def _take_one(rows, weight, kind, plan, own, desk):
     return True
 
 
-@inner
+@leaf
 def add_up(desk, sums, second, totals, known):
     """The sums of all stretches, of second moments unless they are ``known``."""
-    sums[:], totals[:] = desk.sums[0, 0], desk.totals[0, 0]
-    if not known:
-        second[:] = desk.second[0, 0]
-    for i in range(1, desk.totals.shape[0]):
-        sums += desk.sums[i, 0]
-        totals += desk.totals[i, 0]
+    for i in range(desk.totals.shape[0]):
+        _add(desk.sums[i, 0], sums, i == 0)
         if not known:
-            second += desk.second[i, 0]
+            _add(desk.second[i, 0], second, i == 0)
+        for j in range(2):
+            totals[j] = desk.totals[i, 0, j] + (totals[j] if i else 0.0)
+
+
+@leaf
+def _add(one, sums, fresh):
+    """Add a matrix to another, or to zero if that is ``fresh``."""
+    for i in range(one.shape[0]):
+        for j in range(one.shape[1]):
+            sums[i, j] = one[i, j] + (0.0 if fresh else sums[i, j])

@@ -32,8 +32,10 @@ __all__ = [
     "VECTORS",
     "YES",
     "ZERO",
+    "Loop",
     "VectorType",
     "above",
+    "blank",
     "compiled",
     "dense",
     "exp",
@@ -41,10 +43,14 @@ __all__ = [
     "fma",
     "inner",
     "intrinsic",
+    "leaf",
     "load",
     "load_across",
+    "load_centred",
     "load_narrow",
     "load_square",
+    "load_twice",
+    "load_upright",
     "log",
     "lowest_bit",
     "magnitude",
@@ -58,6 +64,7 @@ __all__ = [
     "splat_narrow",
     "spliced",
     "store",
+    "store_across",
     "total",
     "unless_below",
     "vector",
@@ -96,6 +103,16 @@ def inner(function: Any) -> Any:
     return njit(**_INNER)(function)
 
 
+def leaf(function: Any) -> Any:
+    """An inner function that makes no arrays.
+
+    It does not count references to those that it is given either. Numba counts them at every call,
+    so that threads could share them; each count holds a processor up for twenty cycles or more.
+    """
+    options: dict[str, Any] = {**_INNER, "_nrt": False}
+    return njit(**options)(function)
+
+
 def spliced(function: Any) -> Any:
     """An inner function that is a part of its one caller: not compiled by itself at all."""
     return njit(inline="always", **_INNER)(function)
@@ -112,9 +129,17 @@ def intrinsic(function: Any) -> Any:
     return numba_intrinsic(function)
 
 
+@inner
+def blank(n):
+    """As ``numpy.zeros``, from where a line of memory begins, so that no vector lies in two."""
+    buffer = np.zeros(n + LANES)
+    skip = -(buffer.ctypes.data // buffer.itemsize) % LANES
+    return buffer[skip : skip + n]
+
+
 _DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 _VECTOR, _BITS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_LONG, LANES)
-_FLAT = types.Array(types.float64, 1, "C")
+_FLAT, _TABLE = (types.Array(types.float64, n_axes, "C") for n_axes in (1, 2))
 
 
 class VectorType(types.Type):
@@ -189,6 +214,33 @@ def sums(builder: Any, vectors: list[Any]) -> Any:
             for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
+
+
+class Loop:
+    """A loop in LLVM's terms that carries vectors from pass to pass."""
+
+    def __init__(self, builder: Any, n_passes: Any, values: list[Any]):
+        self.builder, self.n_passes = builder, n_passes
+        before = builder.block
+        self.body = builder.append_basic_block("body")
+        builder.branch(self.body)
+        builder.position_at_end(self.body)
+        self.index = builder.phi(_LONG)
+        self.index.add_incoming(_LONG(0), before)
+        self.values = [builder.phi(value.type) for value in values]
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, before)
+
+    def close(self, values: list[Any]) -> None:
+        """Go round again with ``values``, or on after the last pass."""
+        builder = self.builder
+        following = builder.add(self.index, _LONG(1))
+        self.index.add_incoming(following, builder.block)
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, builder.block)
+        after = builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", following, self.n_passes), self.body, after)
+        builder.position_at_end(after)
 
 
 # --- operations of compiled functions -------------------------------------------------------------
@@ -384,6 +436,45 @@ def _element(context: Any, builder: Any, kind: Any, table: Any, row: Any, column
     return start, strides
 
 
+def _square(context: Any, builder: Any, kind: Any, table: Any, row: Any, column: Any) -> Any:
+    """As many rows of a table, in any layout, as a vector is long, and as many columns.
+
+    As the rows where these lie in memory vector by vector, else as the columns; which they are.
+    """
+    number = context.get_value_type(kind.dtype)
+    start, strides = _element(context, builder, kind, table, row, column)
+
+    several = ir.VectorType(number, LANES)
+
+    def along(place: Any, stride: Any, kind: Any) -> list[Any]:
+        """As many values as a vector is long, each so far from the one before it."""
+        found = []
+        for _ in range(LANES):
+            found.append(builder.load(builder.inttoptr(place, kind.as_pointer())))
+            found[-1].align = 8 if number == _DOUBLE else 4
+            place = builder.add(place, stride)
+        return found
+
+    if kind.layout == "F":
+        found = along(start, strides[1], several)
+    elif kind.layout == "C":
+        found = along(start, strides[0], several)
+    else:
+        found = []
+        for _ in range(LANES):
+            column_of = ir.Constant(several, ir.Undefined)
+            for i, value in enumerate(along(start, strides[0], number)):
+                column_of = builder.insert_element(column_of, value, _INT(i))
+            found.append(column_of)
+            start = builder.add(start, strides[1])
+    return found, kind.layout == "C"
+
+
+def _widened(builder: Any, value: Any) -> Any:
+    """In double precision."""
+    return value if value.type == _VECTOR else builder.fpext(value, _VECTOR)
+
+
 @intrinsic
 def load_square(typingctx, rows, row, column, lines, at):
     """Columns of as many rows as a vector is long, from ``row`` and ``column`` on, as lines.
@@ -394,38 +485,110 @@ def load_square(typingctx, rows, row, column, lines, at):
 
     def code(context, builder, signature, arguments):
         table, row, column, lines, at = arguments
-        kind = signature.args[0]
-        number = context.get_value_type(kind.dtype)
-        start, strides = _element(context, builder, kind, table, row, column)
-
-        def read_from(i, j, kind):
-            place = start
-            for index, stride in zip((i, j), strides, strict=True):
-                place = builder.add(place, builder.mul(_LONG(index), stride))
-            value = builder.load(builder.inttoptr(place, kind.as_pointer()))
-            value.align = kind_size // 8
-            return value
-
-        kind_size = 64 if number == _DOUBLE else 32
-        several = ir.VectorType(number, LANES)
-        if kind.layout == "F":
-            found = [read_from(0, j, several) for j in range(LANES)]
-        elif kind.layout == "C":
-            found = _transposed(builder, [read_from(i, 0, several) for i in range(LANES)], number)
-        else:
-            found = []
-            for j in range(LANES):
-                vector_j = ir.Constant(several, ir.Undefined)
-                for i in range(LANES):
-                    vector_j = builder.insert_element(vector_j, read_from(i, j, number), _INT(i))
-                found.append(vector_j)
-        for j, value in enumerate(found):
-            wide = value if number == _DOUBLE else builder.fpext(value, _VECTOR)
+        found, across = _square(context, builder, signature.args[0], table, row, column)
+        for j, value in enumerate(_transposed(builder, found) if across else found):
             place = pointer(context, builder, lines, builder.add(at, _LONG(j * PANEL)))
-            write(builder, wide, place)
+            write(builder, _widened(builder, value), place)
         return context.get_dummy_value()
 
     signature = types.void(rows, types.intp, types.intp, _FLAT, types.intp)
+    return (signature, code) if _is_table(rows) else None
+
+
+def _load_centred(keep: bool) -> Any:
+    @intrinsic
+    def operation(typingctx, rows, row, column, centre, scale, lines, at, near, at_near):
+        """As :func:`load_square`, less ``centre``; for each row two sums over these columns.
+
+        Those of magnitudes times ``scale`` and of squares. ``load_twice`` keeps the rows as they
+        lie too, in ``near`` (rows, side).
+        """
+
+        def code(context, builder, signature, arguments):
+            table, row, column, *known, lines, at, near, at_near = arguments
+            middle, factor = (
+                context.make_array(_FLAT)(context, builder, array).data for array in known
+            )
+
+            def number(data, j):
+                place = builder.gep(data, [builder.add(column, _LONG(j))])
+                return repeated(builder, builder.load(place))
+
+            found, across = _square(context, builder, signature.args[0], table, row, column)
+            if across:
+                several = builder.bitcast(builder.gep(middle, [column]), _VECTOR.as_pointer())
+                origin = read(builder, several)
+                upright = [builder.fsub(_widened(builder, value), origin) for value in found]
+                found = _transposed(builder, upright)
+            else:
+                found = [
+                    builder.fsub(_widened(builder, value), number(middle, j))
+                    for j, value in enumerate(found)
+                ]
+                upright = _transposed(builder, found) if keep else []
+            if keep:
+                array = context.make_array(_TABLE)(context, builder, near)
+                side = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+                place = builder.gep(array.data, [builder.add(builder.mul(at_near, side), column)])
+                for value in upright:
+                    write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
+                    place = builder.gep(place, [side])
+            mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
+            reach, squares = ([constant(0.0)] * 2 for _ in range(2))  # which need not wait
+            for j, value in enumerate(found):
+                place = pointer(context, builder, lines, builder.add(at, _LONG(j * PANEL)))
+                write(builder, value, place)
+                size = builder.bitcast(builder.and_(builder.bitcast(value, _BITS), mask), _VECTOR)
+                reach[j % 2] = multiplied_added(builder, size, number(factor, j), reach[j % 2])
+                squares[j % 2] = multiplied_added(builder, value, value, squares[j % 2])
+            answer = [builder.fadd(*sums) for sums in (reach, squares)]
+            return context.make_tuple(builder, signature.return_type, answer)
+
+        places = _FLAT, types.intp, _TABLE, types.intp
+        known = rows, types.intp, types.intp, _FLAT, _FLAT
+        signature = types.UniTuple(vector, 2)(*known, *places)
+        return (signature, code) if _is_table(rows) else None
+
+    return operation
+
+
+load_centred, load_twice = map(_load_centred, (False, True))
+
+
+@intrinsic
+def load_upright(typingctx, rows, row, n_columns, units, near, at_near):
+    """As many rows as a vector is long less their centre, as they lie, to ``near`` (rows, side).
+
+    ``units`` (2, side), flat, holds the centre, then what each column counts in the sum of
+    magnitudes that is returned for each row. Of the first ``n_columns``, whole vectors of them.
+    """
+
+    def code(context, builder, signature, arguments):
+        table, row, n_columns, units, near, at_near = arguments
+        array = context.make_array(_TABLE)(context, builder, near)
+        side = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        start = builder.gep(array.data, [builder.mul(at_near, side)])
+        n = builder.sdiv(n_columns, _LONG(LANES))
+        loop = Loop(builder, n, [constant(0.0)] * LANES)
+        column = builder.mul(loop.index, _LONG(LANES))
+        found, across = _square(context, builder, signature.args[0], table, row, column)
+        upright = found if across else _transposed(builder, found)
+        origin, factor = (
+            read(builder, pointer(context, builder, units, at))
+            for at in (column, builder.add(column, side))
+        )
+        place, reach = builder.gep(start, [column]), []
+        mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
+        for value, so_far in zip(upright, loop.values, strict=True):
+            value = builder.fsub(_widened(builder, value), origin)
+            write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
+            place = builder.gep(place, [side])
+            size = builder.bitcast(builder.and_(builder.bitcast(value, _BITS), mask), _VECTOR)
+            reach.append(multiplied_added(builder, size, factor, so_far))
+        loop.close(reach)
+        return sums(builder, reach)
+
+    signature = vector(rows, types.intp, types.intp, _FLAT, _TABLE, types.intp)
     return (signature, code) if _is_table(rows) else None
 
 
@@ -451,6 +614,21 @@ def load_across(typingctx, rows, row, column):
         return found if number == _DOUBLE else builder.fpext(found, _VECTOR)
 
     return (vector(rows, types.intp, types.intp), code) if _is_table(rows) else None
+
+
+@intrinsic
+def store_across(typingctx, table, row, column, value):
+    """Write a vector to consecutive columns of a row of a table of whole vectors."""
+
+    def code(context, builder, signature, arguments):
+        table, row, column, value = arguments
+        array = context.make_array(_TABLE)(context, builder, table)
+        width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        place = builder.gep(array.data, [builder.add(builder.mul(row, width), column)])
+        write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(_TABLE, types.intp, types.intp, vector), code
 
 
 @intrinsic
@@ -525,7 +703,7 @@ def prefetch(typingctx, rows, row, offset):
     return types.void(rows, types.intp, types.intp), code
 
 
-def _transposed(builder: Any, rows: list[Any], number: Any) -> list[Any]:
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     """As many vectors as there are lanes, lanes for vectors; by exchange of ever larger blocks."""
     step = 1
     while step < LANES:
@@ -545,17 +723,16 @@ def _transposed(builder: Any, rows: list[Any], number: Any) -> list[Any]:
 # --- exponentials and logarithms ------------------------------------------------------------------
 
 
-def _interpolated(degree: int) -> tuple[float, ...]:
-    """Coefficients of q in exp(r) = 1 + r + r² q(r), lowest first, for |r| ≤ log(2) / 2.
+def _interpolated(degree: int, half: float) -> tuple[float, ...]:
+    """Coefficients of q in exp(r) = 1 + r + r² q(r), lowest first, for |r| ≤ ``half``.
 
-    By interpolation at Chebyshev's points: of degree 9 it leaves exp(r) right to 7e-17, less than
-    its rounding, where Taylor's polynomial needs two more terms.
+    By interpolation at Chebyshev's points, which needs one or two terms less than Taylor's
+    polynomial.
     """
 
     def rest(r: Any) -> Any:
         return sum(r**i / math.factorial(i + 2) for i in range(20))
 
-    half = math.log(2.0) / 2
     found = Chebyshev.interpolate(rest, degree, domain=[-half, half]).convert(kind=Polynomial)
     return tuple(map(float, found.coef))
 
@@ -565,47 +742,67 @@ _SHIFT = 1.5 * 2.0**52
 _LOG2_E = 1.0 / math.log(2.0)
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-_REST = _interpolated(9)
 _LEAST = -708.0
 """The exponential of less is not a normal number, and taken for zero."""
+_STEPS = 16 if _WIDE else 1
+"""Powers of 2 to the sixteenth are looked up where two registers of a processor hold them."""
+_REST = _interpolated(4 if _WIDE else 9, math.log(2.0) / 2 / _STEPS)
+"""Leaves exp(r) right to 7e-17, less than its rounding."""
+_POWERS = [
+    int(np.float64(2.0 ** (i / _STEPS)).view(np.int64)) - (i << 52) // _STEPS for i in range(_STEPS)
+]
+"""The bits of 2^(i / steps), less what i adds to them as it is added to a number's exponent."""
 
 
 @intrinsic
-def _times_power_of_two(typingctx, value, shifted):
-    """``value`` · 2ⁿ, where n is in the lowest bits of ``shifted``."""
+def _power_of_two(typingctx, shifted):
+    """2^(n / steps), where n is in the lowest bits of ``shifted``."""
 
     def code(context, builder, signature, arguments):
-        value, power = (builder.bitcast(argument, _BITS) for argument in arguments)
-        power = builder.shl(power, ir.Constant(_BITS, [52] * LANES))
-        return builder.bitcast(builder.add(value, power), _VECTOR)
+        power = builder.bitcast(arguments[0], _BITS)
+        by = 52 - (_STEPS.bit_length() - 1)
+        exponent = builder.shl(power, ir.Constant(_BITS, [by] * LANES))
+        if _WIDE:
+            tables = (ir.Constant(_BITS, _POWERS[i : i + LANES]) for i in (0, LANES))
+            name = "llvm.x86.avx512.vpermi2var.q.512"
+            kind = ir.FunctionType(_BITS, [_BITS] * 3)
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            low, high = tables
+            start = builder.call(function, [low, power, high])
+        else:
+            start = ir.Constant(_BITS, _POWERS * LANES)
+        return builder.bitcast(builder.add(start, exponent), _VECTOR)
 
-    return vector(vector, vector), code
+    return vector(vector), code
 
 
 @inner
 def exp(x):
     """Exponentials of numbers that are not positive, to two roundings; 0 below −708.
 
-    With n the nearest integer to x / log 2, exp(x) = 2ⁿ exp(x − n log 2); of the rest r, at most
-    log(2) / 2, exp(r) = 1 + r + r² q(r) with a polynomial q.
+    With n the nearest integer to s x / log 2, s steps, exp(x) = 2^(n / s) exp(x − n log(2) / s); of
+    the rest r, at most log(2) / 2 s, exp(r) = 1 + r + r² q(r) with a polynomial q.
     """
-    shifted = fma(x, splat(_LOG2_E), splat(_SHIFT))
+    shifted = fma(x, splat(_LOG2_E * _STEPS), splat(_SHIFT))
     n = shifted - splat(_SHIFT)
-    rest = fma(n, splat(-_LN2_LOW), fma(n, splat(-_LN2_HIGH), x))
-    value = splat(_REST[9])
-    value = fma(value, rest, splat(_REST[8]))
-    value = fma(value, rest, splat(_REST[7]))
-    value = fma(value, rest, splat(_REST[6]))
-    value = fma(value, rest, splat(_REST[5]))
-    value = fma(value, rest, splat(_REST[4]))
-    value = fma(value, rest, splat(_REST[3]))
-    value = fma(value, rest, splat(_REST[2]))
-    value = fma(value, rest, splat(_REST[1]))
-    value = fma(value, rest, splat(_REST[0]))
-    value = fma(value, rest, splat(1.0))
-    value = fma(value, rest, splat(1.0))
-    value = _times_power_of_two(value, shifted)
-    return unless_below(x, splat(_LEAST), splat(0.0), value)
+    rest = fma(n, splat(-_LN2_LOW / _STEPS), fma(n, splat(-_LN2_HIGH / _STEPS), x))
+    value = _polynomial(rest)
+    value = fma(value, rest * rest, rest)
+    power = _power_of_two(shifted)
+    return unless_below(x, splat(_LEAST), splat(0.0), fma(power, value, power))
+
+
+@intrinsic
+def _polynomial(typingctx, x):
+    """q(x), from its highest coefficient down."""
+
+    def code(context, builder, signature, arguments):
+        value = constant(_REST[-1])
+        for coefficient in _REST[-2::-1]:
+            value = multiplied_added(builder, value, arguments[0], constant(coefficient))
+        return value
+
+    return vector(vector), code
 
 
 @intrinsic

@@ -19,6 +19,7 @@ from torch import Tensor
 from mogul._threads import spread
 from mogul.covariances import (
     Covariance,
+    DiagCovariance,
     FullCovariance,
     SphericalCovariance,
     TiedCovariance,
@@ -69,7 +70,13 @@ _announce()
 _MOST_LINES = 160
 """Features made at a time: with 256 rows they take 320 kB of a core's own cache."""
 _TILE_NUMBERS = 1 << 16
-"""Features and terms of a tile, in numbers."""
+"""Features and terms of a tile, in numbers: half a core's second cache."""
+_UPRIGHT_NUMBERS = 6000
+"""Lines, terms and rows of a tile whose rows are kept as they lie: they fill the first cache."""
+_ACROSS_NUMBERS = 2400
+"""Rows and terms where nothing else is kept: as much again passes through the first cache."""
+_FEW_ACROSS = 8
+"""Components up to which their terms are sums over a row's columns, not over lines of many rows."""
 _MOST_PANELS = 8
 _FEW = 8
 _MANY = 64
@@ -260,7 +267,7 @@ def collect_sums(
     n_mixtures: int,
     n_threads: int | None = None,
     screens: Sequence[Screen] = (),
-    squares: int = _tiles.BY_ROW,
+    squares: np.int64 = _tiles.BY_ROW,
 ) -> Sums:
     """One pass over rows (N, D); see :func:`mogul.kernels._tiles.collect`.
 
@@ -417,6 +424,12 @@ def empty_plan(
     chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
     per_panel = PANEL * (n_components + 2 * n_features + (0 if pairs else chunk))
     whitened = 0 if structure.shared_features else n_features
+    across = issubclass(structure, DiagCovariance) and _is_across(n_components, n_features)
+    upright = across or (n_made == 0 and n_features >= LANES and n_components >= LANES)
+    side = -(-n_features // LANES) * LANES if upright else 0
+    if upright:
+        per_panel = PANEL * (n_components + side + (0 if across else n_features + 2))
+    numbers = _ACROSS_NUMBERS if across else _UPRIGHT_NUMBERS if upright else _TILE_NUMBERS
     most = _MOST_PANELS if n_rows is None else min(_MOST_PANELS, -(-n_rows // PANEL))
     return _tiles.Plan(
         n_components=n_components,
@@ -430,9 +443,16 @@ def empty_plan(
         whitening=np.zeros(n_mixtures * whitened * whitened),
         squares=squares,
         pairs=pairs,
-        tile_panels=max(1, min(most, _TILE_NUMBERS // per_panel)),
+        tile_panels=max(1, min(most, numbers // per_panel)),
         chunk=chunk,
+        side=side,
+        across=across,
     )
+
+
+def _is_across(n_components: int, n_features: int) -> bool:
+    """Whether rows of so many columns are not worth being transposed for so few components."""
+    return n_features >= 2 * LANES and n_components <= _FEW_ACROSS
 
 
 def empty_screens(
