@@ -134,6 +134,8 @@ try:
 except TeamError as error:
     print(error)
     sys.exit(2)
+finally:
+    dist.destroy_process_group()  # or torch aborts now and then
 """
 
 
@@ -154,6 +156,7 @@ dist.init_process_group("gloo")
 x = np.load(sys.argv[1])[dist.get_rank() :: 2]
 model = GaussianMixture(3, random_state=0, tol=1e-7, max_iter=300).fit(ArraySource(x))
 print(repr(float(model.lower_bound_)), model.score(ArraySource(x)))
+dist.destroy_process_group()
 """
 
 
