@@ -351,7 +351,7 @@ def test_a_fit_records_all_iterations_from_its_start(name, tol, acceleration):
     assert [r.accelerated for r in fit.trace.records] == [r.accelerated for r in trace.records]
     assert (fit.trace.converged, trace.converged) == (True, True)
     np.testing.assert_allclose(fit.log_likelihood, whole.log_likelihood[0], rtol=1e-12)
-    np.testing.assert_allclose(fit.mixture.means, whole.mixture[0].means, rtol=1e-8)
+    np.testing.assert_allclose(fit.mixture.means, whole.mixture[0].means, rtol=1e-9)
 
 
 @pytest.mark.parametrize("last", [1, 3, 10, 11, 13])

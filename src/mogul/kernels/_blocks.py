@@ -12,7 +12,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from mogul.kernels._vectors import (
     LANES,
@@ -29,6 +28,7 @@ from mogul.kernels._vectors import (
     pointer,
     read,
     repeated,
+    row_of,
     sums,
     vector,
     write,
@@ -39,7 +39,6 @@ __all__ = [
     "LINES",
     "NARROW_BLOCK",
     "accumulate",
-    "add_moments",
     "add_outer",
     "multiply",
     "multiply_narrow",
@@ -213,52 +212,73 @@ def _accumulate_block(size: int) -> Any:
     return block
 
 
-def _outer_block(size: int, n_vectors: int, squared: bool = False) -> Any:
+def _outer_block(squared: bool) -> Any:
     @intrinsic
-    def block(typingctx, left, at_left, left_step, right, first, out, at_out, n):
+    def block(typingctx, left, at_left, left_step, right, first, out, at_out, n, size, n_vectors):
         """Add left @ right over ``n`` panels: ``size`` lines of left, some columns of right.
 
-        These are ``n_vectors`` wide, from column ``first`` on; ``out`` is flat, as wide as right.
-        Where ``squared``, sums of the columns' squares come before each row of ``out``.
+        These are one or two vectors wide, from column ``first`` on; ``out`` is flat, as wide as
+        right. Where ``squared``, sums of the columns' squares come before each row of ``out``.
         """
 
         def code(context, builder, signature, arguments):
-            left, at_left, left_step, right, first, out, at_out, n = arguments
-            data = context.make_array(_FLAT)(context, builder, left).data
-            table = context.make_array(_TABLE)(context, builder, right)
-            side = cgutils.unpack_tuple(builder, table.shape, 2)[1]
-
-            def vectors(place):
-                places = [builder.gep(place, [_LONG(v * LANES)]) for v in range(n_vectors)]
-                return [builder.bitcast(p, vector.code.as_pointer()) for p in places]
-
-            flat = context.make_array(_FLAT)(context, builder, out).data
-            n_rows = (2 if squared else 1) * size
-            starts = [builder.add(at_out, builder.mul(side, _LONG(i))) for i in range(n_rows)]
-            places = [p for start in starts for p in vectors(builder.gep(flat, [start]))]
-            outer = Loop(builder, n, [read(builder, p) for p in places])
-            panel = builder.add(at_left, builder.mul(outer.index, left_step))
-            row = builder.mul(outer.index, _LONG(PANEL))
-            inner = Loop(builder, _LONG(PANEL), outer.values)
-            at = builder.add(builder.mul(builder.add(row, inner.index), side), first)
-            line = [read(builder, p) for p in vectors(builder.gep(table.data, [at]))]
-            lines = [[builder.fmul(x, x) for x in line], line] if squared else [line]
-            at, found, sums = builder.add(panel, inner.index), [], iter(inner.values)
-            for i in range(size):
-                place = builder.gep(data, [builder.add(at, _LONG(i * PANEL))])
-                factor = repeated(builder, builder.load(place))
-                found += [
-                    multiplied_added(builder, factor, x, next(sums)) for line in lines for x in line
-                ]
-            inner.close(found)
-            outer.close(found)
-            for value, place in zip(found, places, strict=True):
-                write(builder, value, place)
+            *arguments, size, n_vectors = arguments
+            after = builder.append_basic_block("added")
+            choice = builder.switch(builder.add(builder.mul(size, _LONG(2)), n_vectors), after)
+            for lines in _sizes(squared):
+                for width in (1, 2):
+                    case = builder.append_basic_block("lines")
+                    choice.add_case(_LONG(2 * lines + width), case)
+                    builder.position_at_end(case)
+                    _add_block(context, builder, arguments, lines, width, squared)
+                    builder.branch(after)
+            builder.position_at_end(after)
             return context.get_dummy_value()
 
-        return types.void(_FLAT, _INDEX, _INDEX, _TABLE, _INDEX, _FLAT, _INDEX, _INDEX), code
+        places = _FLAT, _INDEX, _INDEX, _TABLE, _INDEX, _FLAT, _INDEX
+        return types.void(*places, *[_INDEX] * 3), code
 
     return block
+
+
+def _sizes(squared: bool) -> list[int]:
+    """Lines in a block, of which two vectors each, and their squares, stay in registers."""
+    most = REGISTERS // (8 if squared else 4)
+    return [2**i for i in range(most.bit_length())]
+
+
+def _add_block(
+    context: Any, builder: Any, arguments: Any, size: int, n_vectors: int, squared: bool
+) -> None:
+    left, at_left, left_step, right, first, out, at_out, n = arguments
+    data, flat = (context.make_array(_FLAT)(context, builder, array).data for array in (left, out))
+    start, side = row_of(context, builder, right, _LONG(0))
+
+    def vectors(place):
+        places = [builder.gep(place, [_LONG(v * LANES)]) for v in range(n_vectors)]
+        return [builder.bitcast(p, vector.code.as_pointer()) for p in places]
+
+    n_rows = (2 if squared else 1) * size
+    starts = [builder.add(at_out, builder.mul(side, _LONG(i))) for i in range(n_rows)]
+    places = [p for at in starts for p in vectors(builder.gep(flat, [at]))]
+    outer = Loop(builder, n, [read(builder, p) for p in places])
+    panel = builder.add(at_left, builder.mul(outer.index, left_step))
+    row = builder.mul(outer.index, _LONG(PANEL))
+    inner = Loop(builder, _LONG(PANEL), outer.values)
+    at = builder.add(builder.mul(builder.add(row, inner.index), side), first)
+    line = [read(builder, p) for p in vectors(builder.gep(start, [at]))]
+    lines = [[builder.fmul(x, x) for x in line], line] if squared else [line]
+    at, found, so_far = builder.add(panel, inner.index), [], iter(inner.values)
+    for i in range(size):
+        place = builder.gep(data, [builder.add(at, _LONG(i * PANEL))])
+        factor = repeated(builder, builder.load(place))
+        found += [
+            multiplied_added(builder, factor, x, next(so_far)) for line in lines for x in line
+        ]
+    inner.close(found)
+    outer.close(found)
+    for value, place in zip(found, places, strict=True):
+        write(builder, value, place)
 
 
 @intrinsic
@@ -270,9 +290,7 @@ def squares_across(typingctx, rows, row, weights, at):
 
     def code(context, builder, signature, arguments):
         rows, row, weights, at = arguments
-        table = context.make_array(_TABLE)(context, builder, rows)
-        side = cgutils.unpack_tuple(builder, table.shape, 2)[1]
-        start = builder.gep(table.data, [builder.mul(row, side)])
+        start, side = row_of(context, builder, rows, row)
         n = builder.sdiv(side, _LONG(LANES))
         loop = Loop(builder, n, [constant(0.0)] * LANES)
         first = builder.mul(loop.index, _LONG(LANES))
@@ -297,10 +315,8 @@ _multiply_1, _multiply_2, _multiply_3, _multiply_4 = map(_multiply_block, range(
 _multiply_narrow = _multiply_block(NARROW_BLOCK, narrow)
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = map(_pairs_block, range(1, BLOCK + 1))
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
-_outer_1_1, _outer_2_1, _outer_4_1, _outer_8_1 = (_outer_block(2**i, 1) for i in range(4))
-_outer_1_2, _outer_2_2, _outer_4_2, _outer_8_2 = (_outer_block(2**i, 2) for i in range(4))
-_moments_1_1, _moments_2_1, _moments_4_1 = (_outer_block(2**i, 1, squared=True) for i in range(3))
-_moments_1_2, _moments_2_2, _moments_4_2 = (_outer_block(2**i, 2, squared=True) for i in range(3))
+_add_rows, _add_squares = map(_outer_block, (False, True))
+_MOST_ROWS, _MOST_SQUARES = (_sizes(squared)[-1] for squared in (False, True))
 
 
 @leaf
@@ -385,62 +401,25 @@ def multiply_pairs(weights, at_weight, lines, at_line, n_features, n_all, terms,
 
 
 @leaf
-def add_outer(left, n_left, left_step, right, out, b, n_panels):
+def add_outer(left, n_left, left_step, right, out, b, n_panels, squared):
     """Add left @ right over all rows of a tile to ``out`` (B, n_left, side) of mixture ``b``.
 
     ``left`` is panels of lines, ``right`` (rows, side) rows as they lie. The sums over rows need
-    none over the lanes of a vector, but enough of both operands to keep a processor busy.
+    none over the lanes of a vector, but enough of both operands to keep a processor busy. Where
+    ``squared``, ``out`` is (B, n_left, 2, side): of the squares of right, then of right.
     """
     side, k = right.shape[1], 0
+    size, depth = (_MOST_SQUARES, 2) if squared else (_MOST_ROWS, 1)
     while k < n_left:
-        rest = n_left - k
-        size = 8 if rest >= 8 and REGISTERS == 32 else 4 if rest >= 4 else 2 if rest >= 2 else 1
-        a = k * PANEL
+        while size > n_left - k:
+            size //= 2
         for f in range(0, side, 2 * LANES):
-            o = (b * n_left + k) * side + f
-            if f + LANES < side:
-                if size == 8:
-                    _outer_8_2(left, a, left_step, right, f, out, o, n_panels)
-                elif size == 4:
-                    _outer_4_2(left, a, left_step, right, f, out, o, n_panels)
-                elif size == 2:
-                    _outer_2_2(left, a, left_step, right, f, out, o, n_panels)
-                else:
-                    _outer_1_2(left, a, left_step, right, f, out, o, n_panels)
-            elif size == 8:
-                _outer_8_1(left, a, left_step, right, f, out, o, n_panels)
-            elif size == 4:
-                _outer_4_1(left, a, left_step, right, f, out, o, n_panels)
-            elif size == 2:
-                _outer_2_1(left, a, left_step, right, f, out, o, n_panels)
+            a, o = k * PANEL, (b * n_left + k) * depth * side + f
+            width = 2 if f + LANES < side else 1
+            if squared:
+                _add_squares(left, a, left_step, right, f, out, o, n_panels, size, width)
             else:
-                _outer_1_1(left, a, left_step, right, f, out, o, n_panels)
-        k += size
-
-
-@leaf
-def add_moments(left, n_left, left_step, right, out, b, n_panels):
-    """As :func:`add_outer`, of squares of right, then of right: ``out`` is (B, n_left, 2, side)."""
-    side, k = right.shape[1], 0
-    while k < n_left:
-        rest = n_left - k
-        size = 4 if rest >= 4 and REGISTERS == 32 else 2 if rest >= 2 else 1
-        a = k * PANEL
-        for f in range(0, side, 2 * LANES):
-            o = 2 * (b * n_left + k) * side + f
-            if f + LANES < side:
-                if size == 4:
-                    _moments_4_2(left, a, left_step, right, f, out, o, n_panels)
-                elif size == 2:
-                    _moments_2_2(left, a, left_step, right, f, out, o, n_panels)
-                else:
-                    _moments_1_2(left, a, left_step, right, f, out, o, n_panels)
-            elif size == 4:
-                _moments_4_1(left, a, left_step, right, f, out, o, n_panels)
-            elif size == 2:
-                _moments_2_1(left, a, left_step, right, f, out, o, n_panels)
-            else:
-                _moments_1_1(left, a, left_step, right, f, out, o, n_panels)
+                _add_rows(left, a, left_step, right, f, out, o, n_panels, size, width)
         k += size
 
 

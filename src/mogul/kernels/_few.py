@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mogul.kernels._blocks import BLOCK, NARROW_BLOCK, multiply_narrow, multiply_strip
 from mogul.kernels._parameters import DIAG, FULL, SPHERICAL, TIED, _cholesky, _gram, _invert
-from mogul.kernels._tiles import _load_weight, ask_for, load_near, units_of
+from mogul.kernels._tiles import _load_weight, load_near, units_of
 from mogul.kernels._vectors import (
     LANES,
     NO,
@@ -257,7 +257,7 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     because too many components matter or something is too far away.
     """
     kind, n_components, n_features = screen.kind, screen.constants.shape[0], rows.shape[1]
-    side, tile_rows = screen.means.shape[0] // n_components, plan.tile_panels * PANEL
+    side, tile_rows = screen.means.shape[0] // n_components, plan.long_panels * PANEL
     near = np.zeros((tile_rows, side))
     points = near if kind != TIED else np.zeros((tile_rows, side))
     flat, flat_points = near.reshape(-1), points.reshape(-1)
@@ -265,7 +265,7 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     narrow_lines = np.ones((screen.n_columns + 1) * PANEL, dtype=np.float32)
     products = np.empty(_CHUNK * PANEL, dtype=np.float32)
     step = -(-n_components // NARROW_BLOCK) * NARROW_BLOCK * PANEL
-    bounds = np.empty(plan.tile_panels * step, dtype=np.float32)
+    bounds = np.empty(plan.long_panels * step, dtype=np.float32)
     labels = np.empty(tile_rows, dtype=np.float32)
     limits = np.empty(tile_rows, dtype=np.float32)
     slack, known, peak = np.empty(tile_rows), np.empty(tile_rows), np.empty(tile_rows)
@@ -283,7 +283,6 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     while start < last_row:
         n_rows = min(tile_rows, last_row - start)
         used = (n_rows + PANEL - 1) // PANEL
-        ask_for(rows, start + n_rows, n_rows)
         if not load_near(rows, start, n_rows, units, plan.limit, near):
             break
         if kind == TIED:

@@ -76,15 +76,15 @@ def collect_local(
     """
     n_components, n_features = means.shape
     matrices = kind in (FULL, TIED)
-    tile_rows = plan.tile_panels * PANEL
-    lines = _empty_lines(plan.tile_panels, n_features)
+    tile_rows = plan.long_panels * PANEL
+    lines = _empty_lines(plan.long_panels, n_features)
     step, terms_step = padded_lines(n_features) * PANEL, apart(n_components) * PANEL
-    terms = np.empty(plan.tile_panels * terms_step)
+    terms = np.empty(plan.long_panels * terms_step)
     row_weight = np.empty(tile_rows)
     side = _padded(n_features + 1)
     near_step = apart(side) * PANEL
-    near = np.zeros(plan.tile_panels * near_step if matrices else 0)
-    heavy = np.empty(plan.tile_panels * near_step if matrices else 0)
+    near = np.zeros(plan.long_panels * near_step if matrices else 0)
+    heavy = np.empty(plan.long_panels * near_step if matrices else 0)
     n_square = n_blocked(n_features + 1, side)
     blocks = np.zeros(n_components * n_square + LANES if matrices else 0)
     white = np.empty(n_features * PANEL)

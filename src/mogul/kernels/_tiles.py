@@ -12,7 +12,6 @@ from mogul.kernels._blocks import (
     BLOCK,
     LINES,
     accumulate,
-    add_moments,
     add_outer,
     multiply,
     multiply_pairs,
@@ -104,6 +103,7 @@ class Plan(NamedTuple):
     squares: bool  # whether any feature needs the sum of squares
     pairs: bool  # whether features are all pairs of columns and not to be stored
     tile_panels: int
+    long_panels: int  # of a tile that need not fit the first cache: whole tiles
     chunk: int  # features made at a time
     side: int  # width of rows that are kept as they lie, whole vectors; 0 where lines serve
     across: bool  # whether terms too are of rows as they lie: squares of columns, and columns
@@ -154,6 +154,7 @@ def score(rows, first_row, last_row, plan, what, answer, strays):
     for tile in range(strays.shape[0]):
         start = first_row + tile * tile_rows
         n_rows = min(tile_rows, last_row - start)
+        ask_for(rows, start + tile_rows, tile_rows)
         if not _load_tile(rows, start, n_rows, plan, lines, near):
             strays[tile] = True
             continue
@@ -252,7 +253,7 @@ def _space(plan, n_mixtures, n_features, width, by_row, whiten):
         blank(tile_rows * plan.side).reshape((tile_rows if upright else 0, plan.side)),
         units_of(plan, plan.side) if plan.across else blank(ZERO),
         _across(plan, n_mixtures, n_features) if plan.across else blank(ZERO),
-        blank(0 if plan.pairs else n_panels * apart(plan.chunk) * PANEL),
+        blank(0 if plan.pairs or plan.across else n_panels * apart(plan.chunk) * PANEL),
         blank(n_panels * apart(n_components) * PANEL),
         blank(tile_rows),
         blank(n_features * PANEL if by_row else 0),
@@ -356,10 +357,9 @@ def _add_tiles(
                 )
             if b == 0:
                 ask_for(rows, ahead + 3 * quarter, quarter)
-            if plan.across:
-                add_moments(terms, n_components, terms_step, space.near, space.outer, b, used)
-            elif plan.side:
-                add_outer(terms, n_components, terms_step, space.near, space.outer, b, used)
+            if plan.side:
+                near, outer = space.near, space.outer
+                add_outer(terms, n_components, terms_step, near, outer, b, used, plan.across)
             elif plan.pairs:
                 for k in range(n_components):
                     _weigh(lines, n_features, terms, k * PANEL, terms_step, used, heavy)
@@ -586,10 +586,11 @@ def units_of(plan, side):
 def load_near(rows, start, n_rows, units, limit, near):
     """Rows about the centre, as they lie; False as of :func:`_load_tile`.
 
-    Rows beyond the last are at the centre.
+    Rows beyond the last are at the centre. Those of the next tile are asked for meanwhile.
     """
     far = splat(0.0)
     for first in range(0, n_rows, LANES):
+        ask_for(rows, start + n_rows + first, LANES)
         reach = _load_some(rows, start, first, min(LANES, n_rows - first), units, near)
         far = unless_below(reach, splat(limit), far, splat(1.0))
     if n_rows < near.shape[0]:

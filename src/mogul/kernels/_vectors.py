@@ -185,6 +185,18 @@ def write(builder: Any, value: Any, place: Any) -> None:
     builder.store(value, place).align = 4 if value.type == narrow.code else 8
 
 
+def row_of(context: Any, builder: Any, table: Any, row: Any) -> Any:
+    """Where a row of a table of whole vectors begins, and how wide the table is."""
+    array = context.make_array(_TABLE)(context, builder, table)
+    width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+    return builder.gep(array.data, [builder.mul(row, width)]), width
+
+
+def without_sign(builder: Any, value: Any) -> Any:
+    mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
+    return builder.bitcast(builder.and_(builder.bitcast(value, _BITS), mask), _VECTOR)
+
+
 def repeated(builder: Any, number: Any, kind: VectorType = vector) -> Any:
     """A number in every lane."""
     undefined = ir.Constant(kind.code, ir.Undefined)
@@ -355,9 +367,7 @@ def magnitude(typingctx, value):
     """Without the sign."""
 
     def code(context, builder, signature, arguments):
-        bits = builder.bitcast(arguments[0], _BITS)
-        mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
-        return builder.bitcast(builder.and_(bits, mask), _VECTOR)
+        return without_sign(builder, arguments[0])
 
     return vector(vector), code
 
@@ -527,18 +537,16 @@ def _load_centred(keep: bool) -> Any:
                 ]
                 upright = _transposed(builder, found) if keep else []
             if keep:
-                array = context.make_array(_TABLE)(context, builder, near)
-                side = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-                place = builder.gep(array.data, [builder.add(builder.mul(at_near, side), column)])
+                start, side = row_of(context, builder, near, at_near)
+                place = builder.gep(start, [column])
                 for value in upright:
                     write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
                     place = builder.gep(place, [side])
-            mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
             reach, squares = ([constant(0.0)] * 2 for _ in range(2))  # which need not wait
             for j, value in enumerate(found):
                 place = pointer(context, builder, lines, builder.add(at, _LONG(j * PANEL)))
                 write(builder, value, place)
-                size = builder.bitcast(builder.and_(builder.bitcast(value, _BITS), mask), _VECTOR)
+                size = without_sign(builder, value)
                 reach[j % 2] = multiplied_added(builder, size, number(factor, j), reach[j % 2])
                 squares[j % 2] = multiplied_added(builder, value, value, squares[j % 2])
             answer = [builder.fadd(*sums) for sums in (reach, squares)]
@@ -565,9 +573,7 @@ def load_upright(typingctx, rows, row, n_columns, units, near, at_near):
 
     def code(context, builder, signature, arguments):
         table, row, n_columns, units, near, at_near = arguments
-        array = context.make_array(_TABLE)(context, builder, near)
-        side = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        start = builder.gep(array.data, [builder.mul(at_near, side)])
+        start, side = row_of(context, builder, near, at_near)
         n = builder.sdiv(n_columns, _LONG(LANES))
         loop = Loop(builder, n, [constant(0.0)] * LANES)
         column = builder.mul(loop.index, _LONG(LANES))
@@ -578,12 +584,11 @@ def load_upright(typingctx, rows, row, n_columns, units, near, at_near):
             for at in (column, builder.add(column, side))
         )
         place, reach = builder.gep(start, [column]), []
-        mask = ir.Constant(_BITS, [(1 << 63) - 1] * LANES)
         for value, so_far in zip(upright, loop.values, strict=True):
             value = builder.fsub(_widened(builder, value), origin)
             write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
             place = builder.gep(place, [side])
-            size = builder.bitcast(builder.and_(builder.bitcast(value, _BITS), mask), _VECTOR)
+            size = without_sign(builder, value)
             reach.append(multiplied_added(builder, size, factor, so_far))
         loop.close(reach)
         return sums(builder, reach)
@@ -622,9 +627,8 @@ def store_across(typingctx, table, row, column, value):
 
     def code(context, builder, signature, arguments):
         table, row, column, value = arguments
-        array = context.make_array(_TABLE)(context, builder, table)
-        width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        place = builder.gep(array.data, [builder.add(builder.mul(row, width), column)])
+        start, _ = row_of(context, builder, table, row)
+        place = builder.gep(start, [column])
         write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
         return context.get_dummy_value()
 

@@ -60,7 +60,7 @@ def _announce() -> None:
     cache = Path(_tiles.collect.stats.cache_path)
     if sys.stderr.isatty() and not any(cache.glob("_tiles.collect-*.nbi")):
         print(
-            "mogul compiles its kernels, once on this machine: some thirty seconds.",
+            "mogul compiles its kernels, once on this machine: about a minute.",
             file=sys.stderr,
         )
 
@@ -422,15 +422,21 @@ def empty_plan(
     all_pairs = len(structure.feature_pairs(n_features)) == n_features * (n_features + 1) // 2
     pairs = all_pairs and n_components <= _FEW and n_made > _MANY
     chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
-    per_panel = PANEL * (n_components + 2 * n_features + (0 if pairs else chunk))
     whitened = 0 if structure.shared_features else n_features
     across = issubclass(structure, DiagCovariance) and _is_across(n_components, n_features)
     upright = across or (n_made == 0 and n_features >= LANES and n_components >= LANES)
     side = -(-n_features // LANES) * LANES if upright else 0
-    if upright:
-        per_panel = PANEL * (n_components + side + (0 if across else n_features + 2))
-    numbers = _ACROSS_NUMBERS if across else _UPRIGHT_NUMBERS if upright else _TILE_NUMBERS
     most = _MOST_PANELS if n_rows is None else min(_MOST_PANELS, -(-n_rows // PANEL))
+
+    def fitting(numbers: int, per_row: int) -> int:
+        return max(1, min(most, numbers // (PANEL * per_row)))
+
+    long = fitting(_TILE_NUMBERS, n_components + 2 * n_features + (0 if pairs else chunk))
+    short = long
+    if across:
+        short = fitting(_ACROSS_NUMBERS, n_components + side)
+    elif upright:
+        short = fitting(_UPRIGHT_NUMBERS, n_components + side + n_features + 2)
     return _tiles.Plan(
         n_components=n_components,
         centre=np.zeros(n_features),
@@ -443,7 +449,8 @@ def empty_plan(
         whitening=np.zeros(n_mixtures * whitened * whitened),
         squares=squares,
         pairs=pairs,
-        tile_panels=max(1, min(most, numbers // per_panel)),
+        tile_panels=short,
+        long_panels=max(1, long // short) * short,
         chunk=chunk,
         side=side,
         across=across,
