@@ -35,6 +35,9 @@ ONLY = {"oneDAL": ("full", "diag"), "pomegranate": ("full", "diag")}
 """The structures that a library has; all four where it is not named."""
 MOST_WORK = {"pomegranate": 2.5e9, "scikit-learn": 2e11}
 """Operations of an iteration beyond which a library is not asked: it takes minutes."""
+SHORT_WORK, SHORT_ROWS = 3e8, 20_000
+"""Operations and rows up to which fits take a hundred iterations: a dozen would end too soon for
+clocks and other programs not to matter."""
 
 
 class Worker:
@@ -79,7 +82,7 @@ def quartiles(values: list[float]) -> list[float]:
 def compare(workers: dict[str, Worker], case, repeats: int) -> dict:
     """All libraries on one case, in turns."""
     work = n_operations(*case)
-    long = 13 if work < 5e9 else 7
+    long = 101 if work < SHORT_WORK and case[1] <= SHORT_ROWS else 13 if work < 5e9 else 7
     runs = {name: name for name in workers if _takes_part(name, case, work)}
     runs["mogul float32"] = "mogul"
     found: dict[str, list[float]] = {run: [] for run in runs}
