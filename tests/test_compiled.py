@@ -28,9 +28,9 @@ from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 
 numba = pytest.importorskip("numba")
 
-from mogul.infer import compiled_em  # noqa: E402
+from mogul.infer import compiled_em, compiled_starts  # noqa: E402
 from mogul.infer.compiled_em import CompiledMap, PackedChart  # noqa: E402
-from mogul.infer.compiled_starts import begin_each  # noqa: E402
+from mogul.infer.compiled_starts import begin_each, begin_likeliest  # noqa: E402
 from mogul.kernels import _kmeans, _passes, _squarem, _tiles  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
@@ -489,7 +489,7 @@ def test_a_climb_in_one_call_is_that_of_ascent(name, acceleration, tol, monkeypa
         settings = EMSettings(tol, max_iter, 1e-9, acceleration)
         quick = fit_em(rows, start, settings, previous=-9.0)
         with monkeypatch.context() as patch:
-            patch.setattr(compiled_em, "fits_one_core", lambda *_: False)
+            patch.setattr(CompiledMap, "is_one_call", lambda *_: False)
             slow = fit_em(rows, start, settings, previous=-9.0)
         one, other = quick.traces[0], slow.traces[0]
         assert (one.n_iter, one.converged) == (other.n_iter, other.converged)
@@ -582,11 +582,12 @@ def test_a_hand_that_is_lent_computes_what_the_leader_would(name):
     plan = empty_plan(packed.structure, 4, 3, n_rows=500)
     plans = plan.centre, plan.sharpest, plan.weights, plan.whitening
     code.prepare(packed.kind, *packed.arrays, len(plan.left), *plans)
-    desk, none = desk_for(len(x), 500, plan, 2), np.empty((0, len(x)))
+    desk = desk_for(len(x), 500, plan, 2, packed.structure)
+    none = np.empty((0, len(x)))
     n = len(desk.totals)
     assert n > 3
     desk.notes[[_passes._LOCAL, _passes._SQUARES]] = 0, _tiles.BY_ROW
-    shared = x, none, packed.kind, plan, packed.arrays, desk
+    shared = x, none, packed.kind, plan, packed.means, desk
     hand = _threads._helpers.pool().submit(lend_a_hand, *shared)
     desk.notes[_passes._NEXT] = 0
     waited = time.monotonic()
@@ -629,11 +630,11 @@ def test_a_hand_that_is_lent_too_late_is_not_waited_for():
     _, x, _, _ = far_case("full", 3, 3000, 1.0)
     packed = PackedMixture.of(broad_start(x, "full", 3))
     plan = empty_plan(packed.structure, 3, 3, n_rows=500)
-    desk = desk_for(len(x), 500, plan, 2)
+    desk = desk_for(len(x), 500, plan, 2, packed.structure)
     assert len(desk.totals) > 3
     desk.notes[OVER] = 1
     none = np.empty((0, len(x)))
-    lend_a_hand(x, none, packed.kind, plan, packed.arrays, desk)  # ends at once
+    lend_a_hand(x, none, packed.kind, plan, packed.means, desk)  # ends at once
 
 
 def test_an_error_dismisses_those_who_lend_a_hand(two_threads, monkeypatch):
@@ -665,7 +666,7 @@ def test_what_an_extrapolation_makes_collapse_is_given_up():
 
     class Line:
         def encode(self, point, reference):
-            return point
+            return point.clone()
 
         def decode(self, values, reference):
             return values
@@ -805,6 +806,25 @@ def test_a_partition_becomes_its_moments(name, scaled):
     count = np.array([w.sum() for w in own])
     np.testing.assert_allclose(found.weights, count / count.sum(), rtol=1e-12)
     np.testing.assert_allclose(found.covariances, CASES[name].estimate(scatter, count), rtol=1e-10)
+
+
+@names
+def test_large_mixtures_begin_one_after_another_where_all_would(name, two_threads, monkeypatch):
+    """On all threads, and keeping none but the likeliest; passes are summed in another order."""
+    x = np.random.default_rng(0).normal(size=(3000, 3)) + 3 * (np.arange(3000)[:, None] % 4)
+    rows, asked = Rows(tensor(x)), (4, structure(name), 1e-6, [False, True, False, True])
+    together = begin_likeliest(rows, *asked, RandomState(2), tol=0.0, max_iter=7)
+    monkeypatch.setattr(compiled_starts, "_LARGE", 0)
+    one = begin_likeliest(rows, *asked, RandomState(2), tol=0.0, max_iter=7)
+    assert one is not None
+    assert together is not None
+    assert (len(together.values), one.values) == (7, [])
+    np.testing.assert_allclose(one.value, together.value, rtol=1e-12)
+    for part, whole, begun in zip(
+        one.end.arrays, together.end.arrays, one.start.arrays, strict=True
+    ):
+        np.testing.assert_allclose(part, whole, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(begun, part)
 
 
 # --- many fits at once ----------------------------------------------------------------------------

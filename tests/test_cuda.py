@@ -134,8 +134,9 @@ def test_gradients_of_the_likelihood(name):
 def test_a_fit_is_that_of_the_cpu(name, dtype):
     _, truth = draw_one(name, 8, 3, 4)
     x, weight = (part.numpy() for part in data(truth, 2000, dtype))
-    options = {"covariance_type": name, "tol": 1e-11, "max_iter": 3000, "dtype": "float64"}
+    options = {"covariance_type": name, "max_iter": 3000, "dtype": "float64"}
     options["means_init"] = truth.means
+    options["tol"] = 1e-11 if dtype == torch.float64 else 1e-7  # what float32 can tell of a mean
     here = GaussianMixture(3, **options).fit(x, sample_weight=weight)
     there = GaussianMixture(3, device="cuda", **options).fit(x, sample_weight=weight)
     rtol = 1e-4 if dtype == torch.float64 else 1e-3  # where two runs to one end stop, not rounding

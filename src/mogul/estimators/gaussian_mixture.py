@@ -528,19 +528,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             named = Mixture(named.log_weights, named.means, named.covariance, names)
         covariance = named.covariance
         attributes = {  # inverses are taken before anything is rounded to float32
-            "weights_": named.weights,
-            "means_": named.means,
-            "covariances_": covariance.covariances(),
-            "precisions_": covariance.precisions(),
-            "precisions_cholesky_": covariance.precisions_cholesky(),
+            "weights_": lambda: named.weights,
+            "means_": named.means.clone,
+            "covariances_": covariance.covariances,
+            "precisions_": covariance.precisions,
+            "precisions_cholesky_": covariance.precisions_cholesky,
         }
-        for name, value in attributes.items():
-            setattr(self, name, np.array(value.numpy(), dtype=dtype))
+        for name, compute in attributes.items():  # one at a time: a mixture may be large
+            setattr(self, name, np.ascontiguousarray(compute().numpy(), dtype=dtype))
         rounded = named.to(dtype=getattr(torch, dtype.name))
         self._keep(rounded)
 
     def _keep(self, mixture: Mixture) -> None:
-        self._mixture = mixture, {name: getattr(self, name).copy() for name in _PARAMETERS}
+        self._mixture = mixture, {name: getattr(self, name).copy() for name in _READ_BACK}
 
     def _mixture_by(self, spread: str) -> Mixture:
         """The fitted mixture; where a program has set attributes since, the one they describe.
@@ -705,7 +705,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return model
 
 
-_PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+_READ_BACK = ("weights_", "means_", "covariances_", "precisions_cholesky_")
+"""What answers are computed from, so that a program may set it."""
+_PARAMETERS = (*_READ_BACK, "precisions_")
 
 
 def _check_start_weights(weights: Tensor) -> None:

@@ -7,7 +7,8 @@ the rows themselves cost when there are fewer than some ten thousand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
@@ -25,7 +26,7 @@ from mogul.infer.stopping import STEADY, IterationRecord, Trace
 from mogul.kernels import _many, _squarem, _tiles
 from mogul.kernels import _parameters as code
 from mogul.kernels._few import Screen
-from mogul.kernels._local import collect_local, prefers_local
+from mogul.kernels._local import collect_local, empty_sharp, prefers_local, sharpen_local
 from mogul.kernels._passes import OVER, Desk, lend_a_hand
 from mogul.kernels.compiled import (
     Sums,
@@ -52,6 +53,7 @@ __all__ = [
     "climbing_rule",
     "fit_one",
     "fit_packed",
+    "helped",
     "mended",
 ]
 
@@ -112,7 +114,7 @@ class CompiledMap:
 
     def is_one_call(self, rows: Rows) -> bool:
         """Whether iterations over these rows are made in one call: nothing else is quicker."""
-        if self.screens and not fits_one_core(rows.n_rows, self.plan, self.n_threads):
+        if self.screens and not fits_one_core(rows.n_rows, self.plan):
             return False
         # Else another layout is compiled for, in seconds.
         return rows.values.is_contiguous() or rows.n_rows * len(self.plan.weights) < _COPIED_WORK
@@ -120,7 +122,7 @@ class CompiledMap:
     def _step(self, point: PackedMixture) -> Step[PackedMixture]:
         step = self._expanded_step(point) if self.expanded else None
         if step is None:
-            self.expanded = False  # what is far away stays there
+            self.expanded, self.screens = False, ()  # what is far away stays there
             step = self._local_step(point)
         return step
 
@@ -180,21 +182,25 @@ class CompiledMap:
         sums = self.plan.n_components, self.plan.n_sums
         shapes = [sums, (point.means.shape[1], _width(point)), (2,)]
         known = np.empty(0, dtype=np.int64)
+        sharp = empty_sharp(point.kind, *point.means.shape)
+        sharpen_local(point.kind, point.log_weights, point.factor, sharp)
 
         def collect(rows: NDArray, weight: NDArray[np.float64], span: slice) -> list[NDArray]:
             own = [np.zeros(shape) for shape in shapes]
             span_of = span.start, span.stop, weight, known, point.kind, self.plan
-            collect_local(rows, *span_of, *point.arrays, *own)
+            collect_local(rows, *span_of, point.means, sharp, *own)
             return own
 
-        total = [np.zeros(shape) for shape in shapes]
+        total: list[NDArray] = []
         for values, weight in self.batches:
             rows = as_array(values)
             check_width(rows, self.plan)
             run = partial(collect, rows, as_lines(weight, values))
             spans = cut(len(rows), math.prod(sums), self.plan, self.n_threads)
             for found in spread(run, spans, self.n_threads):
-                total = [a + b for a, b in zip(total, found, strict=True)]
+                for part, more in zip(total, found, strict=True) if total else ():
+                    part += more
+                total = total or found
         products, second, totals = total
         return self._maximised(point, products, second, totals, point.means)
 
@@ -242,7 +248,8 @@ class _Climb:
         known = trace.value if trace.records else trace.previous
         _squarem.forget(self.memory.numbers, settings.acceleration == "squarem", known)
         _squarem.recall(self.memory.numbers, np.array(trace.steps[-3:]))
-        self.desk = desk_for(n_rows, compiled.n_least, compiled.plan, compiled.n_threads)
+        how = compiled.plan, compiled.n_threads, point.structure
+        self.desk = desk_for(n_rows, compiled.n_least, *how)
         self.done, self.state = trace.n_iter, _squarem.RUNNING
         self.value: float | None = None
         """The log-likelihood of the point, once it has ended."""
@@ -262,17 +269,12 @@ class _Climb:
         history = np.empty(burst), np.empty(burst, dtype=np.bool_)
         before, last, stop = self.done, min(self.done + burst, self.rule.max_iter), False
         plan, desk, point = self.compiled.plan, self.desk, self.point
-        desk.notes[OVER] = 0
-        n_more = min(self.compiled.n_threads, len(desk.totals)) - 1
-        shared = rows, weight, point.kind, plan, point.arrays, desk
-        try:
-            with beside(n_more, lend_a_hand, *shared):
-                value, self.done, self.state = fit_one(
-                    rows, weight, plan, self.compiled.floor, self.rule, point, self.memory, desk,
-                    history, done=before, last=last,
-                )  # fmt: skip
-        finally:
-            desk.notes[OVER] = 1
+        shared = rows, weight, point.kind, plan, point.means, desk
+        with helped(self.compiled.n_threads, *shared):
+            value, self.done, self.state = fit_one(
+                rows, weight, plan, self.compiled.floor, self.rule, point, self.memory, desk,
+                history, done=before, last=last,
+            )  # fmt: skip
         found, accelerated = history[0].tolist(), history[1].tolist()
         if self.state == _squarem.CONVERGED or self.done == self.rule.max_iter:
             self.value = value if self.state != _squarem.LEFT else None
@@ -290,6 +292,26 @@ class _Climb:
                 part[...] = plain
 
 
+@contextmanager
+def helped(
+    n_threads: int,
+    rows: NDArray,
+    weight: NDArray[np.float64],
+    kind: int,
+    plan: _tiles.Plan,
+    means: NDArray[np.float64],
+    desk: Desk,
+) -> Iterator[None]:
+    """Other threads lend a hand with the passes over these rows that the caller leads inside."""
+    desk.notes[OVER] = 0
+    n_more = min(n_threads, len(desk.totals)) - 1
+    try:
+        with beside(n_more, lend_a_hand, rows, weight, kind, plan, means, desk):
+            yield
+    finally:
+        desk.notes[OVER] = 1
+
+
 def fit_packed(
     batches: Batches,
     points: list[PackedMixture],
@@ -301,7 +323,8 @@ def fit_packed(
     """EM from each of some mixtures, compiled; see :func:`mogul.infer.em.fit_em`.
 
     Where they ended, their log-likelihoods, −inf for one that failed, and whether Ctrl-C or a
-    callback ended the fit early. The points are moved, and the traces filled.
+    callback ended the fit early. The points are moved and their list is emptied, so that nobody
+    keeps a start that was left; the traces are filled.
     """
     compiled = CompiledMap(batches, points[0], settings.floor, n_threads)
     ends: list[float | None] = [None] * len(points)
@@ -314,13 +337,16 @@ def fit_packed(
     if None in ends:
         how = {"chart": PackedChart(), "mend": mended, "on_iteration": on_iteration}
         rest = ascent_by(settings, compiled, points, traces, **how)
+        points.clear()
         interrupted = interrupted or rest.run()
-        points = rest.points
+        points[:] = rest.points
     values = [
         -math.inf if trace.failed else compiled.value(point) if value is None else value
         for point, value, trace in zip(points, ends, traces, strict=True)
     ]
-    return points, values, interrupted
+    ended = points.copy()
+    points.clear()
+    return ended, values, interrupted
 
 
 def _climb_each(
@@ -358,7 +384,7 @@ def blank_memory(like: PackedMixture) -> _squarem.Memory:
     """For climbs of mixtures ``like`` one."""
     numbers = np.empty(_squarem.N_NUMBERS)
     _squarem.forget(numbers, False, -math.inf)
-    charts = np.empty((3, sum(part.size for part in like.arrays)))
+    charts = np.empty((3, _n_coordinates(like)))
     first, second, fallback = (like.blank().arrays for _ in range(3))
     return _squarem.Memory(numbers, first, second, fallback, charts)
 
@@ -389,8 +415,7 @@ class PackedChart:
     """The coordinates of :class:`~mogul.infer.squarem.MixtureChart`, for packed mixtures."""
 
     def encode(self, point: PackedMixture, reference: PackedMixture) -> Tensor:
-        k, d = point.means.shape
-        values = np.empty(k * (1 + d) + math.prod(point.structure.chart_shape(k, d)))
+        values = np.empty(_n_coordinates(point))
         code.encode(
             point.kind,
             point.log_weights,
@@ -407,6 +432,11 @@ class PackedChart:
         parts = point.log_weights, point.means, point.factor
         code.decode(point.kind, values.numpy(), reference.means, reference.factor, *parts)
         return point
+
+
+def _n_coordinates(point: PackedMixture) -> int:
+    k, d = point.means.shape
+    return k * (1 + d) + math.prod(point.structure.chart_shape(k, d))
 
 
 def mended(point: PackedMixture, collapsed: Sequence[int]) -> PackedMixture | None:

@@ -48,9 +48,9 @@ _ROUNDING = 8.0
 _TIE = 1e-11
 """A relative difference of log-likelihoods that is rounding: the same end, found twice."""
 
-_HOST_NUMBERS = 1 << 18
-"""Numbers in the covariances of a mixture up to which M-steps are made on the CPU: each of their
-hundred operations takes an accelerator as long as moving these."""
+_HOST_NUMBERS = 1 << 14
+"""Numbers in the means or covariances of a mixture up to which M-steps are made on the CPU: each of
+their hundred operations takes an accelerator as long to begin as a core takes with these."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,8 @@ def fit_em(
 
     n_rows, device = _extent(batches)
     work = n_rows * start.means.numel() * start.n_features
-    few = start.covariance.factor.numel() <= _HOST_NUMBERS * len(start)
+    numbers = max(start.means.numel(), start.covariance.factor.numel())
+    few = numbers <= _HOST_NUMBERS * len(start)
     start = start.to(device="cpu" if few else device)
     traces = [Trace(first + i, previous) for i in range(len(start))]
     points = [start[i] for i in range(len(start))]
@@ -272,6 +273,7 @@ def fit_em(
             from mogul.kernels.packed import PackedMixture
 
             packed = [PackedMixture.of(point) for point in points]
+            del points
             how = settings, n_threads, on_iteration
             packed, values, interrupted = fit_packed(batches, packed, traces, *how)
             ends = stack([point.unpacked() for point in packed])

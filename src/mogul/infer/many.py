@@ -143,7 +143,7 @@ def _compiled(
             found.means,
             factor,
             blank_memory(PackedMixture.empty(kind, k, d)),
-            desk_for(longest, longest, plan, 1),
+            desk_for(longest, longest, plan, 1, kind),
             found.log_likelihood,
             found.n_iter,
             state,

@@ -246,7 +246,7 @@ def _at_once(
         from mogul.infer.compiled_em import fit_packed
 
         goes_on = _are_its_own(begun.values, settings)
-        point, trace, stopped = begun.end if goes_on else begun.start, Trace(number), False
+        points, trace, stopped = [begun.end if goes_on else begun.start], Trace(number), False
         for value in begun.values if goes_on else ():
             record = trace.record(value, accelerated=False)
             if on_iteration is not None and on_iteration(record):
@@ -254,12 +254,13 @@ def _at_once(
                 break
         if stopped:  # at the mixture that this iteration led to
             settings = replace(settings, max_iter=trace.n_iter, acceleration="none")
-            point, trace, on_iteration = begun.start, Trace(number), None
+            points, trace, on_iteration = [begun.start], Trace(number), None
         elif has_converged(trace, settings.tol, settings.acceleration):
             trace.converged = True
-            return _End(begun.value, point.unpacked(), trace, False)
+            return _End(begun.value, points[0].unpacked(), trace, False)
+        del begun  # a mixture may be large
         how = settings, n_threads, on_iteration
-        (end,), (value,), interrupted = fit_packed(rows, [point], [trace], *how)
+        (end,), (value,), interrupted = fit_packed(rows, points, [trace], *how)
         return _End(value, end.unpacked(), trace, stopped or interrupted)
 
 

@@ -24,7 +24,7 @@ class Chart(Protocol[Point]):
     """Coordinates without constraints, that do not depend on the units of the features."""
 
     def encode(self, point: Point, reference: Point) -> Tensor:
-        """A vector for ``point``, relative to ``reference``."""
+        """A vector for ``point``, relative to ``reference``; whoever asks may write into it."""
         ...
 
     def decode(self, values: Tensor, reference: Point) -> Point:
@@ -125,13 +125,14 @@ class Squarem(Generic[Point]):
 
     def _extrapolate(self, first: Point, second: Point, third: Point) -> Point | None:
         start, middle, end = (self._chart.encode(m, first) for m in (first, second, third))
-        r = middle - start
-        v = (end - middle) - r
+        v = end.sub_(middle)  # in place: a mixture may be large
+        r = middle.sub_(start)
+        v -= r
         ratio = float(r.norm() / v.norm())
         if not ratio > 1.0:  # also when v vanishes or a weight is zero
             return None
         self._step = min(ratio, self._max_step)
-        values = start + 2 * self._step * r + self._step**2 * v
+        values = start.add_(r, alpha=2 * self._step).add_(v, alpha=self._step**2)
         return self._chart.decode(values, first) if bool(torch.isfinite(values).all()) else None
 
 

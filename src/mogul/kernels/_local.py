@@ -7,8 +7,10 @@ at a time; with few features or diagonal covariances not much slower than :mod:`
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mogul.kernels._blocks import BLOCK, accumulate, multiply, n_blocked, unblock
 from mogul.kernels._parameters import DIAG, FULL, SPHERICAL, TIED, _invert
@@ -36,9 +38,27 @@ from mogul.kernels._vectors import (
     total,
 )
 
-__all__ = ["collect_local", "prefers_local"]
+__all__ = ["Sharp", "collect_local", "empty_sharp", "prefers_local", "sharpen_local"]
 
 _FEW = 2
+
+
+class Sharp(NamedTuple):
+    """What distances from each component's own mean take, of one mixture."""
+
+    inverses: NDArray[np.float64]  # (K or 1 or 0, D²): of factors, in the order of `multiply`
+    scales: NDArray[np.float64]  # (K, D or 0): of diagonal factors
+    constants: NDArray[np.float64]  # (K,): log-densities at the means
+
+
+def empty_sharp(kind: int, n_components: int, n_features: int) -> Sharp:
+    """To be filled in by :func:`sharpen_local`."""
+    n_matrices = {FULL: n_components, TIED: 1}.get(kind, 0)
+    return Sharp(
+        np.empty((n_matrices, n_features**2)),
+        np.empty((n_components, 0 if n_matrices else n_features)),
+        np.empty(n_components),
+    )
 
 
 @compiled
@@ -53,8 +73,7 @@ def prefers_local(kind, plan):
 
 @compiled
 def collect_local(
-    rows, first_row, last_row, weight, labels, kind, plan, log_weights, means, factor,
-    sums, second, totals,
+    rows, first_row, last_row, weight, labels, kind, plan, means, sharp, sums, second, totals
 ):  # fmt: skip
     """Add statistics of some rows about the ``means``, laid out as those of `collect`.
 
@@ -63,13 +82,13 @@ def collect_local(
     rows : (N, D)
     weight : (0 or 1, N)
     labels : (0 or N,)
-        Components of the rows where they are known; then ``log_weights`` and ``factor`` do not
-        matter, nor is the log-likelihood found.
+        Components of the rows where they are known; then ``sharp`` does not matter, nor is the
+        log-likelihood found.
     kind : int
     plan : Plan
         Of which only sizes count.
-    log_weights, means, factor
-        As of :func:`~mogul.kernels._parameters.prepare`.
+    means : (K, D)
+    sharp : Sharp
     sums : (K, P + n_lines or more)
     second : (D, 0 or D or more)
     totals : (2,)
@@ -88,11 +107,6 @@ def collect_local(
     n_square = n_blocked(n_features + 1, side)
     blocks = np.zeros(n_components * n_square + LANES if matrices else 0)
     white = np.empty(n_features * PANEL)
-    scales = np.empty(means.shape)
-    constants = np.empty(n_components)
-    inverses = np.empty((factor.shape[0], n_features * n_features if matrices else 0))
-    if labels.shape[0] == 0:
-        _sharpen(kind, log_weights, factor, scales, inverses, constants)
     for start in range(first_row, last_row, tile_rows):
         n_rows = min(tile_rows, last_row - start)
         _load_lines(rows, start, n_rows, means[0], lines)
@@ -107,16 +121,17 @@ def collect_local(
                 terms[place + i % PANEL] = row_weight[i]
         else:
             for k in range(n_components):
-                b = min(k, factor.shape[0] - 1)
+                b = min(k, sharp.inverses.shape[0] - 1)
+                constant = sharp.constants[k]
                 for panel in range(used):
                     out = panel * terms_step + k * PANEL
                     if matrices:
                         _centre_panel(lines, panel * step, means[k], near, ZERO)
-                        _whiten(inverses[b], near, n_features, white)
-                        _far_away(white, n_features, constants[k], terms, out)
+                        _whiten(sharp.inverses[b], near, n_features, white)
+                        _far_away(white, n_features, constant, terms, out)
                     else:
                         _far_along_axes(
-                            lines, panel * step, means[k], scales[k], constants[k], terms, out
+                            lines, panel * step, means[k], sharp.scales[k], constant, terms, out
                         )
             even = weight.shape[0] == 0 and n_rows == tile_rows
             mass, likelihood = _share_out(
@@ -148,10 +163,12 @@ def collect_local(
         _unpack(blocks, n_square, side, kind, plan, sums, second)
 
 
-@inner
-def _sharpen(kind, log_weights, factor, scales, inverses, constants):
-    """Inverse factors, and what densities are at their own means."""
-    n_components, n_features = scales.shape
+@compiled
+def sharpen_local(kind, log_weights, factor, sharp):
+    """Inverse factors, and what log-densities are at their own means."""
+    inverses, scales, constants = sharp
+    n_components = constants.shape[0]
+    n_features = factor.shape[1] if kind in (FULL, TIED) else scales.shape[1]
     inverse = np.empty((n_features, n_features))
     log_det = 0.0
     for k in range(n_components):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, kmeans
-from mogul.kernels._local import collect_local, prefers_local
+from mogul.kernels._local import collect_local, prefers_local, sharpen_local
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._passes import add_up, dismiss, pass_over
 from mogul.kernels._squarem import (
@@ -68,8 +68,7 @@ def fit_one(
         RUNNING, CONVERGED, or LEFT where a component collapsed: at the mixture before it did.
     """
     if chance.shape[0]:
-        width = desk.second.shape[3]
-        if not _begin(rows, weight, chance, standardised, kind, plan, width, floor, own):
+        if not _begin(rows, weight, chance, standardised, kind, plan, desk, floor, own):
             dismiss(desk)
             return -math.inf, 0, LEFT
         if start[0].shape[0]:
@@ -174,7 +173,7 @@ def _all(ok):
 
 
 @spliced
-def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
+def _begin(x, weight, chance, standardised, kind, plan, desk, floor, own):
     """The mixture of a k-means partition; False where a component of it is degenerate."""
     log_weights, means, factor = own
     n_rows, d = x.shape
@@ -221,12 +220,11 @@ def _begin(x, weight, chance, standardised, kind, plan, width, floor, own):
             middle[c, j] = middle[c, j] / count[c] if count[c] > 0.0 else mean[j]
     n_made = plan.left.shape[0]
     sums = np.zeros((k, n_made + _padded(plan.n_lines)))
-    second = np.zeros((d, width))
+    second = np.zeros((d, desk.second.shape[3]))
     totals = np.zeros(2)
     ok = np.empty(k, dtype=np.bool_)
     collect_local(
-        x, ZERO, n_rows, weight, labels, kind, plan, log_weights, middle, factor,
-        sums, second, totals,
+        x, ZERO, n_rows, weight, labels, kind, plan, middle, desk.sharp, sums, second, totals
     )  # fmt: skip
     maximise(
         kind, n_made, sums, second, totals[0], middle, middle, floor, log_weights, means, factor, ok
@@ -262,7 +260,9 @@ def _climb(x, weight, kind, plan, floor, rule, done, last, own, memory, desk, va
             local = not farthest < plan.limit  # what is far away stays there
         if squares == KNOWN and not _is_same(plan.centre, centre):
             squares = POOLED
-        pass_over(x, weight, kind, plan, own, desk, local, squares)
+        if local:
+            sharpen_local(kind, log_weights, factor, desk.sharp)
+        pass_over(x, weight, kind, plan, means, desk, local, squares)
         if not local and _any(desk.strays):
             local = True
             continue

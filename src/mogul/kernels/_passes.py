@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mogul.kernels._local import collect_local
+from mogul.kernels._local import Sharp, collect_local, empty_sharp
 from mogul.kernels._tiles import KNOWN, collect
 from mogul.kernels._vectors import PANEL, compiled, fetch_add, inner, leaf, pause, publish, witness
 
@@ -34,10 +34,11 @@ class Desk(NamedTuple):
     second: NDArray[np.float64]  # (S, 1, D, 0 or D or more)
     totals: NDArray[np.float64]  # (S, 1, 2)
     strays: NDArray[np.bool_]  # (S, tiles in a stretch)
+    sharp: Sharp  # of the mixture, for passes about the components' own means
 
 
 def empty_desk(
-    n: int, step: int, n_tiles: int, shape: tuple[int, int], second: tuple[int, int]
+    n: int, step: int, n_tiles: int, shape: tuple[int, int], second: tuple[int, int], kind: int
 ) -> Desk:
     """For ``n`` stretches of ``step`` rows in ``n_tiles`` tiles; the shapes of sums."""
     notes = np.zeros(_N_NOTES, dtype=np.int64)
@@ -49,28 +50,29 @@ def empty_desk(
         np.empty((n, 1, *second)),
         np.empty((n, 1, 2)),
         np.zeros((n, n_tiles), dtype=np.bool_),
+        empty_sharp(kind, shape[0], second[0]),
     )
 
 
 @compiled
-def lend_a_hand(rows, weight, kind, plan, own, desk):
+def lend_a_hand(rows, weight, kind, plan, means, desk):
     """Take stretches of the passes that another thread leads, until it says that it is over."""
     n = desk.totals.shape[0]
     while witness(desk.notes, OVER) == 0:
         if witness(desk.notes, _NEXT) < n:
-            _take_one(rows, weight, kind, plan, own, desk)
+            _take_one(rows, weight, kind, plan, means, desk)
         else:
             pause()
 
 
 @inner
-def pass_over(rows, weight, kind, plan, own, desk, local, squares):
+def pass_over(rows, weight, kind, plan, means, desk, local, squares):
     """One pass over all rows; the desk then has the sums of all stretches."""
     notes = desk.notes
     notes[_LOCAL], notes[_SQUARES] = 1 if local else 0, squares
     publish(notes, _FINISHED, 0)
     publish(notes, _NEXT, 0)
-    while _take_one(rows, weight, kind, plan, own, desk):
+    while _take_one(rows, weight, kind, plan, means, desk):
         pass
     while witness(notes, _FINISHED) < desk.totals.shape[0]:
         pause()
@@ -83,7 +85,7 @@ def dismiss(desk):
 
 
 @inner
-def _take_one(rows, weight, kind, plan, own, desk):
+def _take_one(rows, weight, kind, plan, means, desk):
     """Do the next stretch; whether there was one."""
     i = fetch_add(desk.notes, _NEXT, 1)
     if i >= desk.totals.shape[0]:
@@ -99,7 +101,7 @@ def _take_one(rows, weight, kind, plan, own, desk):
     if local:
         known = np.empty(0, dtype=np.int64)
         collect_local(
-            rows, first, last, weight, known, kind, plan, own[0], own[1], own[2],
+            rows, first, last, weight, known, kind, plan, means, desk.sharp,
             sums[0], second[0], totals[0],
         )  # fmt: skip
     else:

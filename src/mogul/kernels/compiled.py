@@ -317,7 +317,9 @@ def collect_sums(
     spans = cut(len(values), sum(sizes), plan, n_threads)
     found = spread(sums, spans, n_threads)
     flat, marks, n_screened = zip(*found, strict=True)
-    products, second, totals = parts(reduce(np.add, flat))
+    for more in flat[1:]:
+        flat[0][:] += more
+    products, second, totals = parts(flat[0])
     if width and len(weight) < 2:
         second[1:] = second[0]  # the same for all mixtures
     strays = _stray_rows(spans, marks, tile_rows)
@@ -363,7 +365,7 @@ def cut(n_rows: int, n_sums: int, plan: _tiles.Plan, n_threads: int) -> list[sli
     n_tiles = -(-n_rows // tile_rows)
     most = max(n_threads, min(_SPANS * n_threads, _MOST_SUMS // max(1, n_sums)))
     work = n_rows * len(plan.weights)
-    one = n_threads == 1 or work < _ONE_CORE_WORK
+    one = n_threads == 1 or fits_one_core(n_rows, plan)
     n_spans = 1 if one else max(1, min(most, n_tiles, work // _SPAN_WORK))
     step = max(1, -(-n_tiles // n_spans)) * tile_rows
     return [slice(i, min(i + step, n_rows)) for i in range(0, max(n_rows, 1), step)]
@@ -391,7 +393,9 @@ def shared_rows(
     return -(-n_rows // (_SPANS * n_threads))
 
 
-def desk_for(n_rows: int, n_least: int, plan: _tiles.Plan, n_threads: int) -> Desk:
+def desk_for(
+    n_rows: int, n_least: int, plan: _tiles.Plan, n_threads: int, structure: type[Covariance]
+) -> Desk:
     """Where passes over so many rows are shared, in stretches of ``n_least`` of them or more."""
     tile_rows, n_features = plan.tile_panels * PANEL, len(plan.centre)
     n_tiles = -(-n_rows // tile_rows)
@@ -399,13 +403,13 @@ def desk_for(n_rows: int, n_least: int, plan: _tiles.Plan, n_threads: int) -> De
     each = max(-(-n_tiles // most), min(n_tiles, -(-n_least // tile_rows)), 1)
     width = _tiles.padded(n_features) if plan.whitening.size else 0
     shapes = (plan.n_components, plan.n_sums), (n_features, width)
-    return empty_desk(max(1, -(-n_tiles // each)), each * tile_rows, each, *shapes)
+    n = max(1, -(-n_tiles // each))
+    return empty_desk(n, each * tile_rows, each, *shapes, KINDS[structure])
 
 
-def fits_one_core(n_rows: int, plan: _tiles.Plan, n_threads: int) -> bool:
+def fits_one_core(n_rows: int, plan: _tiles.Plan) -> bool:
     """Whether there is too little to do in a pass over so many rows to cut it up."""
-    n_sums = plan.n_components * plan.n_sums
-    return len(cut(n_rows, n_sums, plan, n_threads)) == 1
+    return n_rows * len(plan.weights) < _ONE_CORE_WORK
 
 
 def empty_plan(
