@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 
 DATA ?= ../shared/data/uci
 OUTLIERS ?= ../shared/data/outlier
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-slow lint docs-test bench bench-mdn bench-slogan bench-outlier bench-files bench-gpu bench-spark clean
 
@@ -18,7 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/old_faithful.py --out demo-output
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not slow' tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m 'not slow' tests
 	$(MAKE) --no-print-directory docs-test
 
 # Of Spark too, where there is a Java runtime.
@@ -30,7 +31,7 @@ test-slow: $(VENV)/spark
 	$(BIN)/python -m pytest -q -m slow tests
 
 docs-test: $(VENV)/installed
-	$(BIN)/python -m pytest -q --doctest-modules --doctest-glob='*.md' src README.md docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) --doctest-modules --doctest-glob='*.md' src README.md docs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests examples benchmarks

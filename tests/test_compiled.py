@@ -131,8 +131,20 @@ def test_weights_and_draws_of_a_batch(name, weights):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("layout", ["rows", "columns", "strided", "float16"])
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        ("rows", torch.float64),
+        ("columns", torch.float64),
+        ("strided", torch.float64),
+        ("rows", torch.float32),
+        ("float16", torch.float32),
+        *(  # each is compiled for ten seconds
+            pytest.param(layout, torch.float32, marks=pytest.mark.slow)
+            for layout in ("columns", "strided")
+        ),
+    ],
+)
 @pytest.mark.parametrize("d", [1, 3, 5, 9])
 def test_every_layout_of_a_table(layout, dtype, d):
     mixture, _ = draw_one("full", 5, 3, d)
