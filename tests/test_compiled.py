@@ -159,7 +159,7 @@ def test_every_layout_of_a_table(layout, dtype, d):
     assert_equal_sums(e_step(laid, mixture, kernel="compiled"), expected)
 
 
-UPRIGHT = [("diag", 16, 2), ("diag", 19, 7), ("tied", 9, 8), ("spherical", 24, 13)]
+UPRIGHT = [("diag", 16, 2), ("diag", 19, 7), ("diag", 40, 3), ("tied", 9, 8), ("spherical", 24, 13)]
 """Shapes of which rows are kept as they lie: with terms of them, of their lines, of whole vectors
 of columns or not, of blocks of components of all sizes."""
 

@@ -217,18 +217,19 @@ def _outer_block(squared: bool) -> Any:
     def block(typingctx, left, at_left, left_step, right, first, out, at_out, n, size, n_vectors):
         """Add left @ right over ``n`` panels: ``size`` lines of left, some columns of right.
 
-        These are one or two vectors wide, from column ``first`` on; ``out`` is flat, as wide as
-        right. Where ``squared``, sums of the columns' squares come before each row of ``out``.
+        These are as many vectors wide as :func:`_widths` allows, from column ``first`` on; ``out``
+        is flat, as wide as right. Where ``squared``, sums of the columns' squares come before each
+        row of ``out``.
         """
 
         def code(context, builder, signature, arguments):
             *arguments, size, n_vectors = arguments
             after = builder.append_basic_block("added")
-            choice = builder.switch(builder.add(builder.mul(size, _LONG(2)), n_vectors), after)
+            choice = builder.switch(builder.add(builder.mul(size, _LONG(8)), n_vectors), after)
             for lines in _sizes(squared):
-                for width in (1, 2):
+                for width in _widths(lines, squared):
                     case = builder.append_basic_block("lines")
-                    choice.add_case(_LONG(2 * lines + width), case)
+                    choice.add_case(_LONG(8 * lines + width), case)
                     builder.position_at_end(case)
                     _add_block(context, builder, arguments, lines, width, squared)
                     builder.branch(after)
@@ -245,6 +246,11 @@ def _sizes(squared: bool) -> list[int]:
     """Lines in a block, of which two vectors each, and their squares, stay in registers."""
     most = REGISTERS // (8 if squared else 4)
     return [2**i for i in range(most.bit_length())]
+
+
+def _widths(size: int, squared: bool) -> tuple[int, ...]:
+    """Vectors of columns in a block of so many lines: four where half of the registers do."""
+    return (1, 2, 4) if squared and size <= _MOST_WIDE else (1, 2)
 
 
 def _add_block(
@@ -317,6 +323,7 @@ _pairs_1, _pairs_2, _pairs_3, _pairs_4 = map(_pairs_block, range(1, BLOCK + 1))
 _sum_1, _sum_2, _sum_3, _sum_4 = map(_accumulate_block, range(1, BLOCK + 1))
 _add_rows, _add_squares = map(_outer_block, (False, True))
 _MOST_ROWS, _MOST_SQUARES = (_sizes(squared)[-1] for squared in (False, True))
+_MOST_WIDE = REGISTERS // 16
 
 
 @leaf
@@ -413,13 +420,16 @@ def add_outer(left, n_left, left_step, right, out, b, n_panels, squared):
     while k < n_left:
         while size > n_left - k:
             size //= 2
-        for f in range(0, side, 2 * LANES):
+        f = 0
+        while f < side:
             a, o = k * PANEL, (b * n_left + k) * depth * side + f
-            width = 2 if f + LANES < side else 1
+            left_over = (side - f) // LANES
+            width = 4 if squared and size <= _MOST_WIDE and left_over >= 4 else min(2, left_over)
             if squared:
                 _add_squares(left, a, left_step, right, f, out, o, n_panels, size, width)
             else:
                 _add_rows(left, a, left_step, right, f, out, o, n_panels, size, width)
+            f += width * LANES
         k += size
 
 

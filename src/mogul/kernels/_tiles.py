@@ -38,6 +38,7 @@ from mogul.kernels._vectors import (
     load_square,
     load_twice,
     load_upright,
+    load_with_terms,
     log,
     magnitude,
     maximum,
@@ -80,6 +81,7 @@ BY_ROW, POOLED, KNOWN = map(np.int64, range(3))
 from: each row's own, the second moments of all rows together, or those of an earlier pass."""
 CACHE_LINE = 64
 """Bytes that memory hands over at a time."""
+_TWO = np.int64(2)
 
 
 class Plan(NamedTuple):
@@ -330,7 +332,9 @@ def _add_tiles(
                 _load_weight(weight, b, start, n_rows, row_weight)
             if plan.across:
                 for row in range(0, used * PANEL if b else 0, LANES):
-                    _terms_across(terms, space.near, space.across, n_mixtures, b, n_components, row)
+                    _terms_across(
+                        terms, space.near, space.across, n_mixtures, b, ZERO, n_components, row
+                    )
             else:
                 _all_terms(
                     lines, n_features, plan, b, used, in_one, by_row, features, space.white, terms
@@ -605,7 +609,7 @@ def _load_some(rows, start, first, count, units, near):
     whole = n_features // LANES * LANES if count == LANES else 0
     reach = splat(0.0)
     if whole:
-        reach = load_upright(rows, start + first, whole, units, near, first)
+        (reach,) = load_upright(rows, start + first, whole, units, near, first, units)
     worst, spoilt = 0.0, 0.0
     for i in range(first, first + count if whole < n_features else first):
         more = 0.0
@@ -708,25 +712,37 @@ def _load_across(
 
     A few rows at a time, so that others are on their way from memory meanwhile.
     """
-    far = splat(0.0)
+    far, side = splat(0.0), near.shape[1]
+    two = 0 if n_components < 2 or rows.shape[1] < side else n_rows // LANES * LANES
+    constants = 2 * n_mixtures * n_components * side
+    for first in range(0, two, LANES):
+        reach, one, other = load_with_terms(rows, start + first, side, units, near, first, weights)
+        far = unless_below(reach, splat(limit), far, splat(1.0))
+        at = first // PANEL * apart(n_components) * PANEL + first % PANEL
+        store(terms, at, one + splat(weights[constants]))
+        store(terms, at + PANEL, other + splat(weights[constants + 1]))
+        _terms_across(terms, near, weights, n_mixtures, ZERO, _TWO, n_components, first)
     if n_rows < near.shape[0]:
         _clear(near, n_rows)
-    for first in range(0, (n_rows + PANEL - 1) // PANEL * PANEL, LANES):
+    for first in range(two, (n_rows + PANEL - 1) // PANEL * PANEL, LANES):
         reach = _load_some(rows, start, first, min(LANES, n_rows - first), units, near)
         far = unless_below(reach, splat(limit), far, splat(1.0))
-        _terms_across(terms, near, weights, n_mixtures, ZERO, n_components, first)
+        _terms_across(terms, near, weights, n_mixtures, ZERO, ZERO, n_components, first)
     return total(far) == 0.0
 
 
 @leaf
-def _terms_across(terms, near, weights, n_mixtures, b, n_components, row):
-    """As `_all_terms`, of as many rows as a vector is long, from rows as they lie."""
-    side, at = near.shape[1], row // PANEL * apart(n_components) * PANEL + row % PANEL
-    constants = 2 * n_mixtures * n_components * side
-    for own in range(b * n_components, (b + 1) * n_components):
+def _terms_across(terms, near, weights, n_mixtures, b, first, n_components, row):
+    """As `_all_terms`, of as many rows as a vector is long, from rows as they lie.
+
+    Of the components from ``first`` on.
+    """
+    side, constants = near.shape[1], 2 * n_mixtures * n_components * near.shape[1]
+    for k in range(first, n_components):
+        own, at = b * n_components + k, (row // PANEL * apart(n_components) + k) * PANEL
+        at += row % PANEL
         value = squares_across(near, row, weights, 2 * own * side)
         store(terms, at, value + splat(weights[constants + own]))
-        at += PANEL
 
 
 @leaf
@@ -797,11 +813,12 @@ def _count(terms, n_components, lines, n_features, plan, n_panels, counts, b):
         count, square = load(counts, at), load(counts, at + LANES)
         for panel in range(n_panels):
             place, squares = panel * terms_step + k * PANEL, panel * step + (n_features + 1) * PANEL
-            for v in range(0, PANEL, LANES):
-                share = load(terms, place + v)
-                count = count + share
+            for v in range(0, PANEL, 2 * LANES):  # two of which do not wait for the sum so far
+                share, more = load(terms, place + v), load(terms, place + v + LANES)
+                count = count + (share + more)
                 if plan.squares:
                     square = fma(share, load(lines, squares + v), square)
+                    square = fma(more, load(lines, squares + v + LANES), square)
         store(counts, at, count)
         store(counts, at + LANES, square)
 

@@ -51,6 +51,7 @@ __all__ = [
     "load_square",
     "load_twice",
     "load_upright",
+    "load_with_terms",
     "log",
     "lowest_bit",
     "magnitude",
@@ -563,38 +564,60 @@ def _load_centred(keep: bool) -> Any:
 load_centred, load_twice = map(_load_centred, (False, True))
 
 
-@intrinsic
-def load_upright(typingctx, rows, row, n_columns, units, near, at_near):
-    """As many rows as a vector is long less their centre, as they lie, to ``near`` (rows, side).
+def _load_upright(n_terms: int) -> Any:
+    @intrinsic
+    def operation(typingctx, rows, row, n_columns, units, near, at_near, weights):
+        """As many rows as a vector is long less their centre, to ``near`` (rows, side) as they lie.
 
-    ``units`` (2, side), flat, holds the centre, then what each column counts in the sum of
-    magnitudes that is returned for each row. Of the first ``n_columns``, whole vectors of them.
-    """
+        ``units`` (2, side), flat, holds the centre, then what each column counts in the sum of
+        magnitudes that is returned for each row. Of the first ``n_columns``, whole vectors of them.
 
-    def code(context, builder, signature, arguments):
-        table, row, n_columns, units, near, at_near = arguments
-        start, side = row_of(context, builder, near, at_near)
-        n = builder.sdiv(n_columns, _LONG(LANES))
-        loop = Loop(builder, n, [constant(0.0)] * LANES)
-        column = builder.mul(loop.index, _LONG(LANES))
-        found, across = _square(context, builder, signature.args[0], table, row, column)
-        upright = found if across else _transposed(builder, found)
-        origin, factor = (
-            read(builder, pointer(context, builder, units, at))
-            for at in (column, builder.add(column, side))
-        )
-        place, reach = builder.gep(start, [column]), []
-        for value, so_far in zip(upright, loop.values, strict=True):
-            value = builder.fsub(_widened(builder, value), origin)
-            write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
-            place = builder.gep(place, [side])
-            size = without_sign(builder, value)
-            reach.append(multiplied_added(builder, size, factor, so_far))
-        loop.close(reach)
-        return sums(builder, reach)
+        ``load_with_terms`` returns Σ (a x + b) x over them too, twice; ``weights`` holds a, b, and
+        once more a, b, side each.
+        """
 
-    signature = vector(rows, types.intp, types.intp, _FLAT, _TABLE, types.intp)
-    return (signature, code) if _is_table(rows) else None
+        def code(context, builder, signature, arguments):
+            table, row, n_columns, units, near, at_near, weights = arguments
+            start, side = row_of(context, builder, near, at_near)
+            n = builder.sdiv(n_columns, _LONG(LANES))
+            loop = Loop(builder, n, [constant(0.0)] * (LANES * (1 + n_terms)))
+            column = builder.mul(loop.index, _LONG(LANES))
+            found, across = _square(context, builder, signature.args[0], table, row, column)
+            upright = found if across else _transposed(builder, found)
+
+            def known(array, i):
+                at = builder.add(column, builder.mul(side, _LONG(i)))
+                return read(builder, pointer(context, builder, array, at))
+
+            origin, factor = known(units, 0), known(units, 1)
+            places = [builder.gep(start, [column])]
+            for _ in range(LANES - 1):
+                places.append(builder.gep(places[-1], [side]))
+            upright = [builder.fsub(_widened(builder, value), origin) for value in upright]
+            for value, place in zip(upright, places, strict=True):
+                write(builder, value, builder.bitcast(place, _VECTOR.as_pointer()))
+            so_far = iter(loop.values)
+            more = [
+                multiplied_added(builder, without_sign(builder, value), factor, next(so_far))
+                for value in upright
+            ]
+            for i in range(n_terms):
+                square, linear = known(weights, 2 * i), known(weights, 2 * i + 1)
+                for value in upright:
+                    slope = multiplied_added(builder, square, value, linear)
+                    more.append(multiplied_added(builder, slope, value, next(so_far)))
+            loop.close(more)
+            answer = [sums(builder, more[i : i + LANES]) for i in range(0, len(more), LANES)]
+            return context.make_tuple(builder, signature.return_type, answer)
+
+        places = types.intp, types.intp, _FLAT, _TABLE, types.intp, _FLAT
+        signature = types.UniTuple(vector, 1 + n_terms)(rows, *places)
+        return (signature, code) if _is_table(rows) else None
+
+    return operation
+
+
+load_upright, load_with_terms = map(_load_upright, (0, 2))
 
 
 @intrinsic

@@ -78,9 +78,8 @@ _ACROSS_NUMBERS = 2400
 _FEW_ACROSS = 8
 """Components up to which their terms are sums over a row's columns, not over lines of many rows."""
 _MOST_PANELS = 8
-_FEW = 8
-_MANY = 64
-"""Up to so many components and from so many features on, products of columns are made as they are
+_MADE_AS_USED = ((3, 20), (8, 64))
+"""Up to so many components and beyond so many features, products of columns are made as they are
 used: to store them takes longer than to use them."""
 _SPANS = 4
 """Stretches of rows for each thread."""
@@ -424,7 +423,8 @@ def empty_plan(
     n_made = len(left)
     n_lines = n_features + (2 if squares or not structure.shared_features else 1)
     all_pairs = len(structure.feature_pairs(n_features)) == n_features * (n_features + 1) // 2
-    pairs = all_pairs and n_components <= _FEW and n_made > _MANY
+    as_used = any(n_components <= few and n_made > many for few, many in _MADE_AS_USED)
+    pairs = all_pairs and as_used
     chunk = max(1, _tiles.padded(-(-n_made // max(1, -(-n_made // _MOST_LINES)))))
     whitened = 0 if structure.shared_features else n_features
     across = issubclass(structure, DiagCovariance) and _is_across(n_components, n_features)
