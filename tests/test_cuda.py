@@ -139,7 +139,8 @@ def test_a_fit_is_that_of_the_cpu(name, dtype):
     options["tol"] = 1e-11 if dtype == torch.float64 else 1e-7  # what float32 can tell of a mean
     here = GaussianMixture(3, **options).fit(x, sample_weight=weight)
     there = GaussianMixture(3, device="cuda", **options).fit(x, sample_weight=weight)
-    rtol = 1e-4 if dtype == torch.float64 else 1e-3  # where two runs to one end stop, not rounding
+    # Where two runs to one end stop: on a CPU, those to 1e-7 and to 1e-11 are 0.003 apart if tied.
+    rtol = 1e-4 if dtype == torch.float64 else 5e-3
     np.testing.assert_allclose(there.lower_bound_, here.lower_bound_, rtol=1e-6)
     np.testing.assert_allclose(there.means_, here.means_, rtol=rtol, atol=rtol)
     np.testing.assert_allclose(there.covariances_, here.covariances_, rtol=rtol, atol=rtol)
