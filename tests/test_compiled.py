@@ -586,6 +586,23 @@ def test_one_far_stretch_of_rows_sends_all_to_their_own_means(name, two_threads)
     np.testing.assert_allclose(ran.mixture[0].means, expected.means, rtol=1e-9)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_one_thread_rules_components_out_as_two_do(n_threads):
+    """Where few matter at a row, that is worth more than to make all iterations in one call."""
+    rng, k = np.random.default_rng(0), 16
+    means = 3 * rng.normal(size=(k, 16))
+    mixture = Mixture.from_parameters(np.full(k, 1 / k), means, np.stack([np.eye(16)] * k), "full")
+    x = means[rng.integers(k, size=20_000)] + rng.normal(size=(20_000, 16))
+    rows, packed = Rows(tensor(x)), PackedMixture.of(mixture)
+    maps = CompiledMap(rows, packed, 1e-6, n_threads)
+    assert not maps.is_one_call(rows)
+    (step,) = maps([packed])
+    assert maps.expanded
+    assert maps.wait == 0  # passes to go without, had this one gained nothing
+    exact = e_step(rows.values, mixture, kernel="reference").mean_log_likelihood()
+    np.testing.assert_allclose(step.value, exact, rtol=1e-12)
+
+
 @names
 def test_a_hand_that_is_lent_computes_what_the_leader_would(name):
     """Here nobody else does: the stretches are published, and another thread takes them all."""

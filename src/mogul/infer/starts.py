@@ -238,7 +238,9 @@ def distinct_rows(rows: Rows) -> Rows:
     values = np.ascontiguousarray(rows.values.double().cpu().numpy())
     weight = None if rows.weight is None else rows.weight.double().cpu().numpy()
     # A sum that is the same for equal rows: quicker to sort by than all columns.
-    key = (values * np.cos(np.arange(1, rows.n_features + 1))).sum(1)
+    unit = np.cos(np.arange(1, rows.n_features + 1))
+    parts = [slice(i, i + _CHUNK_ROWS) for i in range(0, len(values) or 1, _CHUNK_ROWS)]
+    key = np.concatenate([(values[part] * unit).sum(1) for part in parts])
     order = key.argsort()
     key, values = key[order], values[order]
     begins = np.ones(len(order), dtype=np.bool_)
