@@ -713,7 +713,7 @@ _PARAMETERS = (*_READ_BACK, "precisions_")
 
 def _digest(values: np.ndarray) -> tuple[tuple[int, ...], str, bytes]:
     """What tells an array from any other: of a large mixture no copies are kept to compare with."""
-    return values.shape, values.dtype.str, blake2b(np.ascontiguousarray(values)).digest()
+    return values.shape, values.dtype.str, blake2b(np.ascontiguousarray(values).data).digest()
 
 
 def _check_start_weights(weights: Tensor) -> None:
