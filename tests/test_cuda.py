@@ -14,6 +14,8 @@ from mogul import (
     MixtureDensityRegressor,
 )
 from mogul.data import ArraySource
+from mogul.data.rows import Rows
+from mogul.infer import em
 from mogul.kernels import draw_step, e_step, log_likelihood, log_prob, predict, responsibilities
 from mogul.nn import TrainableMixture
 
@@ -148,6 +150,20 @@ def test_a_fit_is_that_of_the_cpu(name, dtype):
     np.testing.assert_allclose(there.predict_proba(x), here.predict_proba(x), atol=1e-2)
     assert there.sample(5)[0].shape == (5, 4)
     assert there.bic(x) == pytest.approx(here.bic(x), rel=1e-5)
+
+
+@names
+def test_large_mixtures_are_maximised_where_their_rows_are(name, monkeypatch):
+    """Not run on a GPU yet; fits of this kind were, for their speed."""
+    monkeypatch.setattr(em, "_HOST_NUMBERS", 0)
+    mixture, truth = draw_one(name, 8, 3, 4)
+    x, weight = data(truth, 2000, torch.float64)
+    settings = em.EMSettings(0.0, 3, 1e-6, "none")
+    here = em.fit_em(Rows(x, weight), em.stack([mixture]), settings).mixture
+    there = em.fit_em(Rows(x.cuda(), weight.cuda()), em.stack([mixture]), settings).mixture
+    assert there.device.type == "cuda"
+    np.testing.assert_allclose(there.means.cpu(), here.means, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(there.covariances.cpu(), here.covariances, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("init", ["kmeans", "k-means++", "random", "random_from_data"])

@@ -7,8 +7,7 @@ the rows themselves cost when there are fewer than some ten thousand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -53,7 +52,6 @@ __all__ = [
     "climbing_rule",
     "fit_one",
     "fit_packed",
-    "helped",
     "mended",
 ]
 
@@ -191,17 +189,15 @@ class CompiledMap:
             collect_local(rows, *span_of, point.means, sharp, *own)
             return own
 
-        total: list[NDArray] = []
+        total: list[NDArray] | None = None
         for values, weight in self.batches:
             rows = as_array(values)
             check_width(rows, self.plan)
             run = partial(collect, rows, as_lines(weight, values))
             spans = cut(len(rows), math.prod(sums), self.plan, self.n_threads)
             for found in spread(run, spans, self.n_threads):
-                for part, more in zip(total, found, strict=True) if total else ():
-                    part += more
-                total = total or found
-        products, second, totals = total
+                total = found if total is None else _added(total, found)
+        products, second, totals = total or [np.zeros(shape) for shape in shapes]
         return self._maximised(point, products, second, totals, point.means)
 
     def _maximised(
@@ -221,6 +217,13 @@ class CompiledMap:
         )  # fmt: skip
         bad = () if ok.all() else np.flatnonzero(~ok).tolist()
         return Step(log_likelihood / row_weight, mapped, bad)
+
+
+def _added(total: list[NDArray], more: list[NDArray]) -> list[NDArray]:
+    """In place: sums of a large mixture are large."""
+    for part, other in zip(total, more, strict=True):
+        part += other
+    return total
 
 
 def _width(point: PackedMixture) -> int:
@@ -269,12 +272,17 @@ class _Climb:
         history = np.empty(burst), np.empty(burst, dtype=np.bool_)
         before, last, stop = self.done, min(self.done + burst, self.rule.max_iter), False
         plan, desk, point = self.compiled.plan, self.desk, self.point
+        desk.notes[OVER] = 0
+        n_more = min(self.compiled.n_threads, len(desk.totals)) - 1
         shared = rows, weight, point.kind, plan, point.means, desk
-        with helped(self.compiled.n_threads, *shared):
-            value, self.done, self.state = fit_one(
-                rows, weight, plan, self.compiled.floor, self.rule, point, self.memory, desk,
-                history, done=before, last=last,
-            )  # fmt: skip
+        try:
+            with beside(n_more, lend_a_hand, *shared):
+                value, self.done, self.state = fit_one(
+                    rows, weight, plan, self.compiled.floor, self.rule, point, self.memory, desk,
+                    history, done=before, last=last,
+                )  # fmt: skip
+        finally:
+            desk.notes[OVER] = 1
         found, accelerated = history[0].tolist(), history[1].tolist()
         if self.state == _squarem.CONVERGED or self.done == self.rule.max_iter:
             self.value = value if self.state != _squarem.LEFT else None
@@ -292,26 +300,6 @@ class _Climb:
                 part[...] = plain
 
 
-@contextmanager
-def helped(
-    n_threads: int,
-    rows: NDArray,
-    weight: NDArray[np.float64],
-    kind: int,
-    plan: _tiles.Plan,
-    means: NDArray[np.float64],
-    desk: Desk,
-) -> Iterator[None]:
-    """Other threads lend a hand with the passes over these rows that the caller leads inside."""
-    desk.notes[OVER] = 0
-    n_more = min(n_threads, len(desk.totals)) - 1
-    try:
-        with beside(n_more, lend_a_hand, rows, weight, kind, plan, means, desk):
-            yield
-    finally:
-        desk.notes[OVER] = 1
-
-
 def fit_packed(
     batches: Batches,
     points: list[PackedMixture],
@@ -323,12 +311,12 @@ def fit_packed(
     """EM from each of some mixtures, compiled; see :func:`mogul.infer.em.fit_em`.
 
     Where they ended, their log-likelihoods, −inf for one that failed, and whether Ctrl-C or a
-    callback ended the fit early. The points are moved and their list is emptied, so that nobody
-    keeps a start that was left; the traces are filled.
+    callback ended the fit early. The points are moved, or their list is emptied, lest a
+    start that was left be kept; the traces are filled.
     """
     compiled = CompiledMap(batches, points[0], settings.floor, n_threads)
     ends: list[float | None] = [None] * len(points)
-    interrupted = False
+    interrupted, ended = False, points
     if type(batches) is Rows and settings.max_iter and compiled.is_one_call(batches):
         pairs = zip(points, traces, strict=True)
         climbs = [_Climb(compiled, batches.n_rows, *pair, settings) for pair in pairs]
@@ -339,13 +327,11 @@ def fit_packed(
         rest = ascent_by(settings, compiled, points, traces, **how)
         points.clear()
         interrupted = interrupted or rest.run()
-        points[:] = rest.points
+        ended = rest.points
     values = [
         -math.inf if trace.failed else compiled.value(point) if value is None else value
-        for point, value, trace in zip(points, ends, traces, strict=True)
+        for point, value, trace in zip(ended, ends, traces, strict=True)
     ]
-    ended = points.copy()
-    points.clear()
     return ended, values, interrupted
 
 

@@ -95,12 +95,13 @@ def kmeans_start(
     distinct = distinct_rows(sample)
     own = sample is rows  # the fit's own iterations follow; max_iter counts them
     if _is_compiled(distinct, n_components, kind, settings):
-        from mogul.infer.compiled_starts import begin_likeliest
+        from mogul.infer.compiled_starts import begin_each
 
         short = {"tol": settings.tol, "max_iter": SHORT_ITERATIONS}
         asked = [i % 2 == 1 for i in range(CANDIDATES)], random_state
-        best = begin_likeliest(distinct, n_components, kind, settings.floor, *asked, **short)
-        if best is not None:
+        begun = begin_each(distinct, n_components, kind, settings.floor, *asked, **short)
+        if begun is not None:
+            best = begun[likeliest([one.value for one in begun])]
             return best if own else replace(best, start=best.end, values=[])
     tries = CANDIDATES if n_components <= MANY_CLUSTERS else 2
     starts, ok = kmeans_starts(distinct, n_components, kind, settings, tries, random_state)

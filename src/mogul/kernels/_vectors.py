@@ -573,7 +573,7 @@ def _load_upright(n_terms: int) -> Any:
         magnitudes that is returned for each row. Of the first ``n_columns``, whole vectors of them.
 
         ``load_with_terms`` returns Σ (a x + b) x over them too, twice; ``weights`` holds a, b, and
-        once more a, b, side each.
+        once more a, b, side each. ``load_upright`` does not look at ``weights``.
         """
 
         def code(context, builder, signature, arguments):
