@@ -471,8 +471,9 @@ def test_clusters_far_apart_are_fitted_as_by_the_reference(name, monkeypatch):
     (begun,) = begin_each(rows, 4, structure(name), 1e-6, [False], RandomState(0), max_iter=3)
     share = np.eye(4)[labels] * weight[:, None]
     means = share.T @ x / share.sum(0)[:, None]
-    order = begun.start.means[:, 0].argsort()
-    np.testing.assert_allclose(begun.start.means[order], means, rtol=1e-15)
+    centres = begun.start().means
+    order = centres[:, 0].argsort()
+    np.testing.assert_allclose(centres[order], means, rtol=1e-15)
     monkeypatch.setattr(mogul.kernels, "_find_compiler", lambda: False)
     slow = fit_em(rows, start, settings)
     assert quick.traces[0].n_iter == slow.traces[0].n_iter
@@ -788,7 +789,8 @@ def partition(x, k, seed, weight=None):
     chance = RandomState(seed).uniform(size=(1, k, _kmeans.n_tries(k)))[0]
     tol = _kmeans.TOL * np.average((x - mean) ** 2, 0, weight).mean()
     lines = np.empty((0, len(x))) if weight is None else weight.reshape(1, -1)
-    return _kmeans.kmeans(x, lines, plan, k, chance, _kmeans.MOST_ITERATIONS, tol)
+    units = np.ones(x.shape[1])
+    return _kmeans.kmeans(x, lines, plan, units, k, chance, _kmeans.MOST_ITERATIONS, tol)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -826,7 +828,7 @@ def test_a_partition_becomes_its_moments(name, scaled):
     weight = rng.uniform(0.5, 2, 90)
     rows = Rows(tensor(x), tensor(weight))
     (begun,) = begin_each(rows, 3, structure(name), 0.0, [scaled], RandomState(4))
-    found = begun.start.unpacked()
+    found = begun.start().unpacked()
     deviation = np.sqrt(np.average((x - np.average(x, 0, weight)) ** 2, 0, weight))
     labels = partition(x / (deviation if scaled else 1), 3, 4, weight)
     gap = [x[labels == k] - np.average(x[labels == k], 0, weight[labels == k]) for k in range(3)]

@@ -31,12 +31,14 @@ def begin(rows, name, k=4, seed=0):
     return starts
 
 
-def test_samples_grow_from_that_of_a_start_to_an_eighth_of_the_rows():
+def test_samples_grow_from_that_of_a_start_as_far_as_rows_and_memory_allow():
     assert sample_sizes(799_999, 4, 3) == []
     assert sample_sizes(800_000, 4, 3) == [4000, 64_000]
     assert sample_sizes(10**8, 4, 3) == [4000, 64_000, 1_024_000]
     assert sample_sizes(10**7, 100, 3) == [20_000, 320_000]
-    assert sample_sizes(10**8, 100, 200) == [80_000, 1_280_000]
+    # No more than 32 megabytes, unless components have fewer than 200 rows or two a column.
+    assert sample_sizes(10**8, 4, 16) == [4000, 64_000, 262_144]
+    assert sample_sizes(10**8, 100, 200) == [40_000]
 
 
 @pytest.fixture

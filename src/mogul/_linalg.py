@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 __all__ = [
     "add_to_diagonal",
+    "by_parts",
     "cholesky_report",
     "exp_triangle",
     "factor_from_precision",
@@ -23,6 +26,10 @@ __all__ = [
     "triangle_units",
     "widened_factor",
 ]
+
+
+_PART_NUMBERS = 1 << 19
+"""Numbers of matrices that are worked on at a time: four megabytes."""
 
 
 def transpose(matrix: Tensor) -> Tensor:
@@ -52,6 +59,25 @@ def cholesky_report(matrix: Tensor) -> tuple[Tensor, Tensor]:
     rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps
     ok = finite & (info == 0) & (pivot > rounding * total).all(-1)
     return torch.where(ok[..., None, None], factor, eye), ok
+
+
+def by_parts(
+    factorise: Callable[[Tensor], tuple[Tensor, Tensor]], matrices: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``factorise`` of matrices (*, D, D), as :func:`cholesky_report`, some of them at a time.
+
+    What it needs on the way is then small where there are many.
+    """
+    size = matrices.shape[-1] ** 2
+    step = max(1, _PART_NUMBERS // max(1, size))
+    if matrices.numel() <= step * size or matrices.requires_grad:
+        return factorise(matrices)
+    flat = matrices.flatten(0, -3)
+    factor, ok = torch.empty_like(flat), torch.empty_like(flat[:, 0, 0], dtype=torch.bool)
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        factor[part], ok[part] = factorise(flat[part])
+    return factor.reshape(matrices.shape), ok.reshape(matrices.shape[:-2])
 
 
 def mahalanobis_whiten(factor: Tensor, difference: Tensor) -> Tensor:

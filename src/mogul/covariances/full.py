@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mogul._linalg import (
     add_to_diagonal,
+    by_parts,
     cholesky_report,
     exp_triangle,
     factor_from_precision,
@@ -52,13 +54,11 @@ class FullCovariance(Covariance):
 
     @classmethod
     def _factorise(cls, covariances: Tensor) -> tuple[Tensor, Tensor]:
-        factor, ok = cholesky_report(covariances)
-        return factor, ok & is_symmetric(covariances)
+        return by_parts(_symmetric_only(cholesky_report), covariances)
 
     @classmethod
     def _factorise_precisions(cls, precisions: Tensor) -> tuple[Tensor, Tensor]:
-        factor, ok = factor_from_precision(precisions)
-        return factor, ok & is_symmetric(precisions)
+        return by_parts(_symmetric_only(factor_from_precision), precisions)
 
     @classmethod
     def from_precisions_cholesky(cls, upper: Tensor, n_components: int, n_features: int) -> Self:
@@ -184,6 +184,16 @@ class FullCovariance(Covariance):
         moment[..., rows, columns] = products
         moment[..., columns, rows] = products
         return moment
+
+
+def _symmetric_only(
+    factorise: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def checked(matrices: Tensor) -> tuple[Tensor, Tensor]:
+        factor, ok = factorise(matrices)
+        return factor, ok & is_symmetric(matrices)
+
+    return checked
 
 
 def pair_products(x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -229,9 +229,13 @@ def _checked_array(value: Any, name: str, **options: Any) -> np.ndarray:
         raise InputError(f"{name}: {_one_sentence(str(error))}") from None
 
 
-def check_shape(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """A given start parameter as float64, of the shape it must have."""
-    array = _checked_array(value, name, dtype=_FLOATS, allow_nd=True).astype(np.float64)
+def check_shape(value: Any, shape: tuple[int, ...], name: str, *, copy: bool = True) -> np.ndarray:
+    """A given start parameter as float64, of the shape it must have.
+
+    Without ``copy`` it may share the memory of what was given, and is not to be kept.
+    """
+    array = _checked_array(value, name, dtype=_FLOATS, allow_nd=True)
+    array = array.astype(np.float64, copy=copy)
     if array.shape != shape:
         raise InputError(
             f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"

@@ -439,7 +439,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         }
         named = {"precisions": f"{self.covariance_type} precision"}
         parts = {
-            part: as_tensor(check_shape(value, shape, named.get(part, part)))
+            # Of precisions, which may be large, factors are made.
+            part: as_tensor(
+                check_shape(value, shape, named.get(part, part), copy=part != "precisions")
+            )
             for part, (value, shape) in shapes.items()
             if value is not None
         }

@@ -65,6 +65,8 @@ class Ascent(Generic[Point]):
     on_iteration : callable (record) → True to stop, optional
     on_state : callable (Ascent), optional
         Told after every pass, to keep the state.
+    remembers : bool
+        Whether ``evaluated`` follows; a point may be large.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Ascent(Generic[Point]):
         mend: Callable[[Point, Sequence[int]], Point | None] | None = None,
         on_iteration: Callable[[Any], bool | None] | None = None,
         on_state: Callable[[Ascent[Point]], object] | None = None,
+        remembers: bool = False,
     ):
         self.evaluate, self.points, self.traces = evaluate, list(points), traces
         self.chart, self.mend, self.on_iteration = chart, mend, on_iteration
@@ -87,7 +90,7 @@ class Ascent(Generic[Point]):
         self.tol, self.max_iter, self.acceleration = tol, max_iter, acceleration
         on = acceleration == "squarem"
         self.squarem: list[Squarem[Point] | None] = [Squarem(chart) if on else None for _ in points]
-        self.evaluated = list(points)
+        self.evaluated = list(points) if remembers else []
         """Where each start's latest record was made."""
         self.repairs = [0] * len(points)
         ended = [trace.converged or trace.n_iter >= max_iter for trace in traces]
@@ -121,7 +124,8 @@ class Ascent(Generic[Point]):
 
     def _accept(self, i: int, step: Step[Point]) -> bool:
         trace, squarem = self.traces[i], self.squarem[i]
-        self.evaluated[i] = self.points[i]
+        if self.evaluated:
+            self.evaluated[i] = self.points[i]
         was_proposal = squarem is not None and squarem.pending
         record = trace.record(step.value, was_proposal, _event(step.collapsed))
         if step.collapsed:

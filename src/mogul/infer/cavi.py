@@ -109,6 +109,7 @@ def coordinate_ascent(
         max_iter=max_iter,
         acceleration=acceleration,
         on_iteration=on_iteration,
+        remembers=True,
     )
     interrupted = ascent.run()
     ends = Belief.stack(ascent.points)

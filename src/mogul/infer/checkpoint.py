@@ -132,7 +132,6 @@ class Keeper:
         ascent.points = [
             _mixture(f"{i}.point", header, tensors) for i in range(len(header["starts"]))
         ]
-        ascent.evaluated = list(ascent.points)
         ascent.repairs = list(header["repairs"])
         ascent.active = list(header["active"])
         ascent.traces[:] = [_trace(one["trace"]) for one in header["starts"]]

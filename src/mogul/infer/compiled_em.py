@@ -46,6 +46,7 @@ from mogul.kernels.compiled import (
 from mogul.kernels.packed import PackedMixture
 
 __all__ = [
+    "NO_LABELS",
     "CompiledMap",
     "PackedChart",
     "blank_memory",
@@ -63,8 +64,8 @@ _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
 _COPIED_WORK = _BURST_WORK // _BURST
 """Multiplications of a pass up to which rows that are not in one piece are copied."""
-_NO_PARTITION = np.empty((0, 0)), False
-_NO_START = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
+NO_LABELS = np.empty(0, dtype=np.int64)
+_NO_MIXTURE = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
 _MOST_ITERATIONS = 2**62
 _LONGEST_WAIT = 15
 """Passes, at most, that are not screened because one before them did not gain by it."""
@@ -245,9 +246,10 @@ class _Climb:
         trace: Trace,
         settings: EMSettings,
     ):
-        self.compiled, self.point, self.trace, self.tol = compiled, point, trace, settings.tol
+        self.compiled, self.trace, self.tol = compiled, trace, settings.tol
+        self.point = point.copy()  # which is moved
         self.rule = climbing_rule(settings.tol, settings.max_iter, settings.acceleration)
-        self.memory = blank_memory(point)
+        self.memory = blank_memory(point, settings.acceleration)
         known = trace.value if trace.records else trace.previous
         _squarem.forget(self.memory.numbers, settings.acceleration == "squarem", known)
         _squarem.recall(self.memory.numbers, np.array(trace.steps[-3:]))
@@ -271,18 +273,11 @@ class _Climb:
         """Up to ``burst`` iterations; whether a callback asks to stop."""
         history = np.empty(burst), np.empty(burst, dtype=np.bool_)
         before, last, stop = self.done, min(self.done + burst, self.rule.max_iter), False
-        plan, desk, point = self.compiled.plan, self.desk, self.point
-        desk.notes[OVER] = 0
-        n_more = min(self.compiled.n_threads, len(desk.totals)) - 1
-        shared = rows, weight, point.kind, plan, point.means, desk
-        try:
-            with beside(n_more, lend_a_hand, *shared):
-                value, self.done, self.state = fit_one(
-                    rows, weight, plan, self.compiled.floor, self.rule, point, self.memory, desk,
-                    history, done=before, last=last,
-                )  # fmt: skip
-        finally:
-            desk.notes[OVER] = 1
+        compiled = self.compiled
+        value, self.done, self.state = fit_one(
+            rows, weight, compiled.plan, compiled.floor, self.rule, self.point, self.memory,
+            self.desk, history, done=before, last=last, n_threads=compiled.n_threads,
+        )  # fmt: skip
         found, accelerated = history[0].tolist(), history[1].tolist()
         if self.state == _squarem.CONVERGED or self.done == self.rule.max_iter:
             self.value = value if self.state != _squarem.LEFT else None
@@ -311,28 +306,29 @@ def fit_packed(
     """EM from each of some mixtures, compiled; see :func:`mogul.infer.em.fit_em`.
 
     Where they ended, their log-likelihoods, −inf for one that failed, and whether Ctrl-C or a
-    callback ended the fit early. The points are moved, or their list is emptied, lest a
-    start that was left be kept; the traces are filled.
+    callback ended the fit early. The list of points becomes that of the ends, lest a start that was
+    left be kept; the traces are filled.
     """
     compiled = CompiledMap(batches, points[0], settings.floor, n_threads)
     ends: list[float | None] = [None] * len(points)
-    interrupted, ended = False, points
+    interrupted = False
     if type(batches) is Rows and settings.max_iter and compiled.is_one_call(batches):
         pairs = zip(points, traces, strict=True)
         climbs = [_Climb(compiled, batches.n_rows, *pair, settings) for pair in pairs]
+        points.clear()
         interrupted = _climb_each(climbs, batches, on_iteration)
-        ends = [climb.value for climb in climbs]
+        ends, points[:] = [climb.value for climb in climbs], [climb.point for climb in climbs]
     if None in ends:
         how = {"chart": PackedChart(), "mend": mended, "on_iteration": on_iteration}
         rest = ascent_by(settings, compiled, points, traces, **how)
         points.clear()
         interrupted = interrupted or rest.run()
-        ended = rest.points
+        points[:] = rest.points
     values = [
         -math.inf if trace.failed else compiled.value(point) if value is None else value
-        for point, value, trace in zip(ended, ends, traces, strict=True)
+        for point, value, trace in zip(points, ends, traces, strict=True)
     ]
-    return ended, values, interrupted
+    return points, values, interrupted
 
 
 def _climb_each(
@@ -366,10 +362,14 @@ def climbing_rule(tol: float, max_iter: int, acceleration: str) -> _squarem.Rule
     )
 
 
-def blank_memory(like: PackedMixture) -> _squarem.Memory:
+def blank_memory(like: PackedMixture, acceleration: str) -> _squarem.Memory:
     """For climbs of mixtures ``like`` one."""
     numbers = np.empty(_squarem.N_NUMBERS)
     _squarem.forget(numbers, False, -math.inf)
+    if acceleration == "none":
+        return _squarem.Memory(
+            numbers, _NO_MIXTURE, _NO_MIXTURE, _NO_MIXTURE, charts=np.empty((3, 0))
+        )
     charts = np.empty((3, _n_coordinates(like)))
     first, second, fallback = (like.blank().arrays for _ in range(3))
     return _squarem.Memory(numbers, first, second, fallback, charts)
@@ -388,13 +388,21 @@ def fit_one(
     *,
     last: int,
     done: int = 0,
+    labels: NDArray[np.int64] = NO_LABELS,
+    n_threads: int = 1,
 ) -> tuple[float, int, int]:
-    """See :func:`mogul.kernels._many.fit_one`; from ``own``."""
+    """See :func:`mogul.kernels._many.fit_one`; the threads share its passes."""
     check_width(rows, plan)
-    return _many.fit_one(
-        rows, weight, *_NO_PARTITION, own.kind, plan, float(floor), rule,
-        done, last, own.arrays, _NO_START, memory, desk, *history,
-    )  # fmt: skip
+    desk.notes[OVER] = 0
+    n_more = min(n_threads, len(desk.totals)) - 1
+    try:
+        with beside(n_more, lend_a_hand, rows, weight, own.kind, plan, own.means, desk):
+            return _many.fit_one(
+                rows, weight, labels, own.kind, plan, float(floor), rule,
+                done, last, own.arrays, memory, desk, *history,
+            )  # fmt: skip
+    finally:
+        desk.notes[OVER] = 1
 
 
 class PackedChart:

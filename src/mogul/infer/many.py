@@ -142,7 +142,7 @@ def _compiled(
             found.log_weights,
             found.means,
             factor,
-            blank_memory(PackedMixture.empty(kind, k, d)),
+            blank_memory(PackedMixture.empty(kind, k, d), settings.acceleration),
             desk_for(longest, longest, plan, 1, kind),
             found.log_likelihood,
             found.n_iter,

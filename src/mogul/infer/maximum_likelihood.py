@@ -242,11 +242,11 @@ def _at_once(
         if isinstance(begun, tuple):
             return begun
         if rows.values.device.type != "cpu":
-            return begun.start.unpacked(), torch.ones(n_components, dtype=torch.bool)
+            return begun.start().unpacked(), torch.ones(n_components, dtype=torch.bool)
         from mogul.infer.compiled_em import fit_packed
 
         goes_on = _are_its_own(begun.values, settings)
-        points, trace, stopped = [begun.end if goes_on else begun.start], Trace(number), False
+        points, trace, stopped = [begun.end if goes_on else begun.start()], Trace(number), False
         for value in begun.values if goes_on else ():
             record = trace.record(value, accelerated=False)
             if on_iteration is not None and on_iteration(record):
@@ -254,7 +254,7 @@ def _at_once(
                 break
         if stopped:  # at the mixture that this iteration led to
             settings = replace(settings, max_iter=trace.n_iter, acceleration="none")
-            points, trace, on_iteration = [begun.start], Trace(number), None
+            points, trace, on_iteration = [begun.start()], Trace(number), None
         elif has_converged(trace, settings.tol, settings.acceleration):
             trace.converged = True
             return _End(begun.value, points[0].unpacked(), trace, False)

@@ -12,7 +12,7 @@ from numpy.random import RandomState
 
 from mogul.data.rows import Rows
 from mogul.infer.em import EMResult, EMSettings, fit_em
-from mogul.infer.starts import n_sample_rows, some_rows
+from mogul.infer.starts import SAMPLE_NUMBERS, n_sample_rows, some_rows
 from mogul.infer.stopping import IterationRecord
 from mogul.mixture import Mixture
 
@@ -31,13 +31,14 @@ def sample_sizes(n_rows: int, n_components: int, n_features: int) -> list[int]:
     """The sizes of the samples, smallest first; none where the rows are few.
 
     The smallest is that of starts; the largest is at most an eighth of the rows, so that iterations
-    on samples cost a tenth of those on all rows.
+    on samples cost a tenth of those on all rows, and 32 megabytes, lest copies of rows be large.
     """
     size, sizes = n_sample_rows(n_components, n_features), []
     if n_rows < _MANY * size:
         return sizes
-    while _SHARE * size < n_rows:
-        sizes.append(size)
+    most = max(size, SAMPLE_NUMBERS // n_features)
+    while _SHARE * size < n_rows and size < GROWTH * most:
+        sizes.append(min(size, most))
         size *= GROWTH
     return sizes
 

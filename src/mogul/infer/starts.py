@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CANDIDATES",
+    "SAMPLE_NUMBERS",
     "SHORT_ITERATIONS",
     "STARTS",
     "distinct_rows",
@@ -40,6 +41,9 @@ _SAMPLE_ROWS = 4000
 _SAMPLE_ROWS_PER_COMPONENT = 200
 _SAMPLE_ROWS_PER_MEAN = 4
 """k-means on more rows than these changes its centres by less than EM then moves them."""
+_FEWEST_ROWS_PER_MEAN = 2
+SAMPLE_NUMBERS = 1 << 22
+"""In a sample, unless each component would have fewer rows than these: 32 megabytes."""
 CANDIDATES = 4
 """k-means runs for each start, half of them on standardised columns; the best after a short EM
 is taken (Biernacki, Celeux and Govaert 2003 recommend short runs of EM for this)."""
@@ -50,6 +54,8 @@ MANY_CLUSTERS = 1000
 """Of more, k-means‖ finds the seeds, and two partitions are tried."""
 _MANY_ITERATIONS = 15
 _CHUNK_ROWS = 8192
+_STRATUM = 1 << 20
+"""Rows, at most, that are numbered at a time to draw from."""
 
 Start = Callable[[Rows, int, type[Covariance], EMSettings, RandomState], tuple[Mixture, Tensor]]
 
@@ -94,15 +100,15 @@ def kmeans_start(
     sample = sample_rows(rows, n_components, random_state)
     distinct = distinct_rows(sample)
     own = sample is rows  # the fit's own iterations follow; max_iter counts them
+    del sample  # it may be large
     if _is_compiled(distinct, n_components, kind, settings):
-        from mogul.infer.compiled_starts import begin_each
+        from mogul.infer.compiled_starts import begin_best
 
         short = {"tol": settings.tol, "max_iter": SHORT_ITERATIONS}
         asked = [i % 2 == 1 for i in range(CANDIDATES)], random_state
-        begun = begin_each(distinct, n_components, kind, settings.floor, *asked, **short)
-        if begun is not None:
-            best = begun[likeliest([one.value for one in begun])]
-            return best if own else replace(best, start=best.end, values=[])
+        best = begin_best(distinct, n_components, kind, settings.floor, *asked, **short)
+        if best is not None:
+            return best if own else replace(best, start=lambda: best.end, values=[])
     tries = CANDIDATES if n_components <= MANY_CLUSTERS else 2
     starts, ok = kmeans_starts(distinct, n_components, kind, settings, tries, random_state)
     ends, best = _short_em(distinct, starts, ok, settings)
@@ -123,7 +129,7 @@ def _from_kmeans(
     found = kmeans_start(rows, n_components, kind, settings, random_state)
     if isinstance(found, tuple):
         return found
-    return found.start.unpacked(), torch.ones(n_components, dtype=torch.bool)
+    return found.start().unpacked(), torch.ones(n_components, dtype=torch.bool)
 
 
 def kmeans_starts(
@@ -142,7 +148,7 @@ def kmeans_starts(
         found = begin_each(sample, n_components, kind, settings.floor, standardised, random_state)
         if found is not None:
             ok = torch.ones(n_starts, n_components, dtype=torch.bool)
-            return stack([one.start.unpacked() for one in found]), ok
+            return stack([one.end.unpacked() for one in found]), ok
     scale = _column_scale(sample)
     units = [scale if scaled else torch.ones_like(scale) for scaled in standardised]
     partitions = [_kmeans_labels(sample, u, n_components, random_state) for u in units]
@@ -218,15 +224,26 @@ def sample_rows(rows: Rows, n_components: int, random_state: RandomState) -> Row
 
 def n_sample_rows(n_components: int, n_features: int) -> int:
     """How many rows are enough to start from."""
-    each = max(_SAMPLE_ROWS_PER_COMPONENT, _SAMPLE_ROWS_PER_MEAN * n_features)
+    few = max(_SAMPLE_ROWS_PER_COMPONENT, _FEWEST_ROWS_PER_MEAN * n_features)
+    most = max(few, SAMPLE_NUMBERS // (n_components * n_features))
+    each = min(most, max(_SAMPLE_ROWS_PER_COMPONENT, _SAMPLE_ROWS_PER_MEAN * n_features))
     return max(_SAMPLE_ROWS, each * n_components)
 
 
 def some_rows(rows: Rows, size: int, random_state: RandomState) -> Rows:
-    """A random sample without replacement, in the order of the rows."""
+    """A random sample without replacement, in the order of the rows.
+
+    Of many rows each million gives its share.
+    """
     # A RandomState would shuffle all rows; this takes as long as the sample is large.
     rng = np.random.default_rng(random_state.randint(2**31 - 1))
-    index = np.sort(rng.choice(rows.n_rows, size=size, replace=False, shuffle=False))
+    parts, n_rows = [], rows.n_rows
+    for start in range(0, n_rows, _STRATUM):
+        stop = min(start + _STRATUM, n_rows)
+        share = size * stop // n_rows - size * start // n_rows
+        drawn = rng.choice(stop - start, size=share, replace=False, shuffle=False)
+        parts.append(start + np.sort(drawn))
+    index = np.concatenate(parts)
     return rows.take(torch.as_tensor(index, device=rows.values.device))
 
 

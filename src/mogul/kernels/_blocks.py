@@ -434,9 +434,19 @@ def add_outer(left, n_left, left_step, right, out, b, n_panels, squared):
 
 
 @leaf
-def n_blocked(n_left, n_right):
+def _block_start(k, n_right, lower):
+    """Where the sums of line ``k``, the first of a block, begin."""
+    if not lower:
+        return k * n_right
+    n_groups = k // GROUP
+    width = min(n_right, (n_groups + 1) * GROUP)
+    return GROUP * GROUP * n_groups * (n_groups + 1) // 2 + k % GROUP * width
+
+
+@leaf
+def n_blocked(n_left, n_right, lower):
     """How many numbers the sums of :func:`accumulate` take."""
-    return (n_left + BLOCK - 1) // BLOCK * n_right * BLOCK
+    return _block_start((n_left + BLOCK - 1) // BLOCK * BLOCK, n_right, lower)
 
 
 @leaf
@@ -450,9 +460,10 @@ def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out,
         for k in range(group // BLOCK * BLOCK if lower else 0, n_left, BLOCK):
             a = k * PANEL
             size = min(BLOCK, n_left - k)
+            start = at_out + _block_start(k, n_right, lower)
             for f in range(group, min(group + GROUP, n_right), LINES):
                 b = f * PANEL
-                o = at_out + k * n_right + f * BLOCK
+                o = start + f * BLOCK
                 if size == 4:
                     _sum_4(left, a, left_step, right, b, right_step, out, o, n_panels)
                 elif size == 3:
@@ -464,9 +475,13 @@ def accumulate(left, n_left, left_step, right, n_right, right_step, out, at_out,
 
 
 @leaf
-def unblock(blocks, at_blocks, n_left, n_right, out, at_out, width):
-    """Add the blocks that `accumulate` left to ``out``: (n_left, n_right) in rows of ``width``."""
+def unblock(blocks, at_blocks, n_left, n_right, out, at_out, width, lower):
+    """Add the blocks that `accumulate` left to ``out``: (n_left, n_right) in rows of ``width``.
+
+    Of a lower triangle, no more than whole blocks on the diagonal lie above it.
+    """
     for k in range(n_left):
-        for f in range(n_right):
-            block = at_blocks + k // BLOCK * BLOCK * n_right + f // LINES * LINES * BLOCK
+        start = at_blocks + _block_start(k // BLOCK * BLOCK, n_right, lower)
+        for f in range(min(n_right, (k // GROUP + 1) * GROUP) if lower else n_right):
+            block = start + f // LINES * LINES * BLOCK
             out[at_out + k * width + f] += blocks[block + k % BLOCK * LINES + f % LINES]

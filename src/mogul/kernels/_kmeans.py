@@ -52,7 +52,7 @@ def n_tries(n_clusters: int) -> int:
 
 
 @compiled
-def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
+def kmeans(rows, weight, plan, units, n_clusters, chance, max_iter, tol):
     """Labels (N,) of Lloyd's algorithm from greedy k-means++ (Arthur and Vassilvitskii 2007).
 
     Parameters
@@ -61,6 +61,8 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     weight : (0 or 1, N)
     plan : Plan
         Of which the centre counts, near the mean of the rows.
+    units : (D,)
+        What columns are multiplied by, for distances.
     n_clusters : int
     chance : (n_clusters, L) numbers between 0 and 1
         For each further centre L rows are drawn, and the best of them is kept.
@@ -72,6 +74,7 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     n_panels = (n_rows + PANEL - 1) // PANEL
     lines = _empty_lines(n_panels, n_features)
     _load_tile(rows, ZERO, n_rows, plan, lines, np.empty((0, 0)))
+    _scale(lines, n_panels, units)
     mass = np.empty(n_panels * PANEL)
     _load_weight(weight, ZERO, ZERO, n_rows, mass)
     squares = _squares(lines, n_panels, n_features)
@@ -79,11 +82,23 @@ def kmeans(rows, weight, plan, n_clusters, chance, max_iter, tol):
     labels, distance = np.empty(n_panels * PANEL), np.empty(n_panels * PANEL)
     for iteration in range(max_iter):
         _assign(lines, squares, n_features, centres, labels, distance)
-        moved = _move(rows, lines, plan.centre, mass, distance, labels, centres)
+        moved = _move(rows, lines, plan.centre, units, mass, distance, labels, centres)
         if moved <= tol and iteration > 0:
             break
     _assign(lines, squares, n_features, centres, labels, distance)
     return labels[:n_rows].astype(np.int64)
+
+
+@leaf
+def _scale(lines, n_panels, units):
+    """Columns in other units."""
+    n_features = units.shape[0]
+    for panel in range(n_panels):
+        at = panel * padded_lines(n_features) * PANEL
+        for d in range(n_features):
+            unit = splat(units[d])
+            for v in range(at + d * PANEL, at + (d + 1) * PANEL, LANES):
+                store(lines, v, unit * load(lines, v))
 
 
 @inner
@@ -201,7 +216,7 @@ def _assign(lines, squares, n_features, centres, labels, distance):
 
 
 @inner
-def _move(rows, lines, middle, mass, distance, labels, centres):
+def _move(rows, lines, middle, units, mass, distance, labels, centres):
     """Centres to the means of their rows, an empty one to the row farthest from its own."""
     n_clusters, n_features = centres.shape
     sums = np.zeros((n_clusters, n_features))
@@ -214,7 +229,7 @@ def _move(rows, lines, middle, mass, distance, labels, centres):
                 label = int(labels[i])
                 count[label] += mass[i]
                 for d in range(n_features):
-                    sums[label, d] += mass[i] * (rows[i, d] - middle[d])
+                    sums[label, d] += mass[i] * units[d] * (rows[i, d] - middle[d])
     moved = 0.0
     for k in range(n_clusters):
         if count[k] <= 0.0:
@@ -224,7 +239,7 @@ def _move(rows, lines, middle, mass, distance, labels, centres):
                     far = i
             distance[far] = 0.0
             for d in range(n_features):
-                sums[k, d] = rows[far, d] - middle[d]
+                sums[k, d] = units[d] * (rows[far, d] - middle[d])
             count[k] = 1.0
         for d in range(n_features):
             new = sums[k, d] / count[k]
@@ -240,7 +255,7 @@ def _add_selected(lines, mass, labels, sums, count):
     width = _padded(n_features + 1)
     step = padded_lines(n_features) * PANEL
     chosen = np.empty(_PANELS * n_clusters * PANEL)
-    blocks = np.zeros(n_blocked(n_clusters, width) + LANES)
+    blocks = np.zeros(n_blocked(n_clusters, width, NO) + LANES)
     n_panels = labels.shape[0] // PANEL
     for first in range(0, n_panels, _PANELS):
         used = min(_PANELS, n_panels - first)
@@ -257,7 +272,7 @@ def _add_selected(lines, mass, labels, sums, count):
             blocks, ZERO, used, NO,
         )  # fmt: skip
     flat = np.zeros(n_clusters * width)
-    unblock(blocks, ZERO, n_clusters, width, flat, ZERO, width)
+    unblock(blocks, ZERO, n_clusters, width, flat, ZERO, width, NO)
     for k in range(n_clusters):
         count[k] = flat[k * width + n_features]
         for d in range(n_features):

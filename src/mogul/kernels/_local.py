@@ -46,7 +46,7 @@ _FEW = 2
 class Sharp(NamedTuple):
     """What distances from each component's own mean take, of one mixture."""
 
-    inverses: NDArray[np.float64]  # (K or 1 or 0, D²): of factors, in the order of `multiply`
+    inverses: NDArray[np.float64]  # (K or 1 or 0, ...): of factors, block by block; see `_begin`
     scales: NDArray[np.float64]  # (K, D or 0): of diagonal factors
     constants: NDArray[np.float64]  # (K,): log-densities at the means
 
@@ -54,8 +54,9 @@ class Sharp(NamedTuple):
 def empty_sharp(kind: int, n_components: int, n_features: int) -> Sharp:
     """To be filled in by :func:`sharpen_local`."""
     n_matrices = {FULL: n_components, TIED: 1}.get(kind, 0)
+    n_whole = -(-n_features // BLOCK) * BLOCK
     return Sharp(
-        np.empty((n_matrices, n_features**2)),
+        np.empty((n_matrices, n_whole * (n_whole + BLOCK) // 2)),
         np.empty((n_components, 0 if n_matrices else n_features)),
         np.empty(n_components),
     )
@@ -104,7 +105,7 @@ def collect_local(
     near_step = apart(side) * PANEL
     near = np.zeros(plan.long_panels * near_step if matrices else 0)
     heavy = np.empty(plan.long_panels * near_step if matrices else 0)
-    n_square = n_blocked(n_features + 1, side)
+    n_square = n_blocked(n_features + 1, side, YES)
     blocks = np.zeros(n_components * n_square + LANES if matrices else 0)
     white = np.empty(n_features * PANEL)
     for start in range(first_row, last_row, tile_rows):
@@ -178,10 +179,11 @@ def sharpen_local(kind, log_weights, factor, sharp):
                 _invert(factor[k], inverse)
                 for i in range(n_features):
                     log_det += math.log(factor[k, i, i])
-                    block = i // BLOCK * BLOCK  # in the order of `multiply`
+                    block = i // BLOCK * BLOCK
                     size = min(BLOCK, n_features - block)
-                    for j in range(n_features):
-                        inverses[k, block * n_features + j * size + i - block] = inverse[i, j]
+                    at = _begin(block) + i - block
+                    for j in range(block + size):
+                        inverses[k, at + j * size] = inverse[i, j]
         else:
             log_det = 0.0
             for d in range(n_features):
@@ -201,12 +203,21 @@ def _centre_panel(lines, at, mean, near, at_near):
 
 
 @leaf
+def _begin(block):
+    """Where the rows of a lower triangular matrix from ``block`` on begin, in whole blocks of rows.
+
+    Each block is in the order of `multiply`, without the columns that are zero in all of its rows.
+    """
+    return block * (block + BLOCK) // 2
+
+
+@leaf
 def _whiten(inverse, near, n_features, white):
     """A panel times the transpose of a lower triangular matrix."""
     for block in range(0, n_features, BLOCK):
         size = min(BLOCK, n_features - block)
         multiply(
-            inverse, block * n_features, near, ZERO, ZERO, block + size, n_features,
+            inverse, _begin(block), near, ZERO, ZERO, block + size, n_features,
             white, block * PANEL, size, YES,
         )  # fmt: skip
 
@@ -289,7 +300,7 @@ def _unpack(blocks, n_square, side, kind, plan, sums, second):
             for j in range(side):
                 square[i, j] = 0.0
         flat = square.reshape(-1)
-        unblock(blocks, k * n_square, n_features + 1, side, flat, ZERO, side)
+        unblock(blocks, k * n_square, n_features + 1, side, flat, ZERO, side, YES)
         at = 0
         for i in range(n_features):
             for j in range(i + 1):

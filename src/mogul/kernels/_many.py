@@ -26,31 +26,58 @@ from mogul.kernels._squarem import (
 from mogul.kernels._tiles import BY_ROW, KNOWN, POOLED, _padded, pooled_squares
 from mogul.kernels._vectors import NO, ZERO, compiled, inner, spliced
 
-__all__ = ["fit_each", "fit_one", "fit_partitions"]
+__all__ = ["fit_each", "fit_one", "fit_partitions", "partition"]
+
+
+@compiled
+def partition(rows, weight, chance, standardised, plan):
+    """Labels (N,) of a run of k-means with the draws ``chance`` (K, L).
+
+    Of standardised columns if that is asked for; the plan's centre is then the mean of the rows.
+    """
+    n_rows, d = rows.shape
+    mean, scale = np.zeros(d), np.zeros(d)
+    total = 0.0
+    for i in range(n_rows):
+        mass = weight[0, i] if weight.shape[0] else 1.0
+        total += mass
+        for j in range(d):
+            mean[j] += mass * rows[i, j]
+    mean /= total
+    for i in range(n_rows):
+        mass = weight[0, i] if weight.shape[0] else 1.0
+        for j in range(d):
+            scale[j] += mass * (rows[i, j] - mean[j]) ** 2
+    variance = 0.0
+    for j in range(d):
+        variance += scale[j] / (total * d)
+        plan.sharpest[j], plan.centre[j] = 0.0, mean[j]
+    units, tol = np.ones(d), TOL * variance
+    if standardised:
+        tol = TOL
+        for j in range(d):
+            units[j] = 1.0 / math.sqrt(scale[j] / total) if scale[j] > 0.0 else 1.0
+    return kmeans(rows, weight, plan, units, chance.shape[0], chance, MOST_ITERATIONS, tol)
 
 
 @compiled
 def fit_one(
-    rows, weight, chance, standardised, kind, plan, floor, rule, done, last, own, start, memory,
-    desk, values, accelerated,
+    rows, weight, labels, kind, plan, floor, rule, done, last, own, memory, desk, values,
+    accelerated,
 ):  # fmt: skip
     """Fit one mixture, in place, up to iteration ``last``.
 
     Parameters
     ----------
     rows, weight : (N, D) and (0 or 1, N)
-    chance : (K, L) or (0, 0)
-        Draws for a run of k-means whose partition is the start; ``own`` is, where there are none.
-    standardised : bool
-        Whether k-means sees standardised columns.
+    labels : (N,) or (0,)
+        A partition that is the start; ``own`` is, where there is none.
     kind, plan, floor
         As elsewhere.
     rule : Rule
     done : int
         Iterations that were made before, whose values are known.
     own : log-weights, means and factor
-    start : likewise, or of no components
-        Filled with what a partition gave.
     memory : Memory
         What the iterations before left, to be gone on from.
     desk : Desk
@@ -67,12 +94,10 @@ def fit_one(
     state : int
         RUNNING, CONVERGED, or LEFT where a component collapsed: at the mixture before it did.
     """
-    if chance.shape[0]:
-        if not _begin(rows, weight, chance, standardised, kind, plan, desk, floor, own):
+    if labels.shape[0]:
+        if not _of_partition(rows, weight, labels, kind, plan, desk, floor, own):
             dismiss(desk)
             return -math.inf, 0, LEFT
-        if start[0].shape[0]:
-            copy_mixture(own, start)
         forget(memory.numbers, NO, -math.inf)
     ended = _climb(
         rows, weight, kind, plan, floor, rule, done, last, own, memory, desk, values, accelerated
@@ -83,21 +108,20 @@ def fit_one(
 
 @compiled
 def fit_partitions(
-    rows, weight, chance, standardised, kind, plan, floor, rule, starts, ends, memory, desk,
+    rows, weight, chance, standardised, kind, plan, floor, rule, ends, labels, memory, desk,
     values, value, n_iter, state,
 ):  # fmt: skip
     """Fit one mixture from each of some runs of k-means.
 
-    ``chance`` (S, K, L) and ``standardised`` (S,) are as of :func:`fit_one`; ``starts`` and
-    ``ends`` are arrays of S mixtures, ``values`` (S, most iterations).
+    ``chance`` (S, K, L) and ``standardised`` (S,) are as of :func:`partition`, whose ``labels``
+    (S, N) are filled in; ``ends`` are arrays of S mixtures, ``values`` (S, most iterations).
     """
     accelerated = np.empty(values.shape[1], dtype=np.bool_)
     for i in range(chance.shape[0]):
-        own = ends[0][i], ends[1][i], ends[2][i]
-        start = starts[0][i], starts[1][i], starts[2][i]
+        labels[i] = partition(rows, weight, chance[i], standardised[i], plan)
         value[i], n_iter[i], state[i] = fit_one(
-            rows, weight, chance[i], standardised[i], kind, plan, floor, rule, ZERO, rule.max_iter,
-            own, start, memory, desk, values[i], accelerated,
+            rows, weight, labels[i], kind, plan, floor, rule, ZERO, rule.max_iter,
+            (ends[0][i], ends[1][i], ends[2][i]), memory, desk, values[i], accelerated,
         )  # fmt: skip
 
 
@@ -114,8 +138,8 @@ def fit_each(
     """
     k, d = means.shape[1:]
     best = np.empty(k), np.empty((k, d)), np.empty(factor.shape[1:])
-    nothing = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
     values, accelerated = np.empty(1), np.empty(1, dtype=np.bool_)
+    labels = np.empty(0, dtype=np.int64)
     n_starts = chance.shape[1]
     brief = Rule(rule.tol, bool(NO), rule.steady, rule.most, short)
     for m in range(first, last):
@@ -131,10 +155,12 @@ def fit_each(
                     break
                 copy_mixture(best, own)
                 forget(memory.numbers, NO, -math.inf)
+                labels = labels[:0]
+            else:
+                labels = partition(x, w, chance[m, s], s % 2 == 1, plan)
             found, n, how = fit_one(
-                x, w, chance[m, 0, :0] if final else chance[m, s], s % 2 == 1, kind, plan,
-                floor, rule if final else brief, ZERO, rule.max_iter if final else short, own,
-                nothing, memory, desk, values, accelerated,
+                x, w, labels, kind, plan, floor, rule if final else brief, ZERO,
+                rule.max_iter if final else short, own, memory, desk, values, accelerated,
             )  # fmt: skip
             if final:
                 value[m], n_iter[m], state[m] = found, n, how
@@ -173,48 +199,22 @@ def _all(ok):
 
 
 @spliced
-def _begin(x, weight, chance, standardised, kind, plan, desk, floor, own):
-    """The mixture of a k-means partition; False where a component of it is degenerate."""
+def _of_partition(x, weight, labels, kind, plan, desk, floor, own):
+    """The mixture that a partition is; False where a component of it is degenerate."""
     log_weights, means, factor = own
     n_rows, d = x.shape
     k = len(log_weights)
-    mean, scale = np.zeros(d), np.zeros(d)
-    total = 0.0
-    for i in range(n_rows):
-        mass = weight[0, i] if weight.shape[0] else 1.0
-        total += mass
-        for j in range(d):
-            mean[j] += mass * x[i, j]
-    mean /= total
-    for i in range(n_rows):
-        mass = weight[0, i] if weight.shape[0] else 1.0
-        for j in range(d):
-            scale[j] += mass * (x[i, j] - mean[j]) ** 2
-    variance = 0.0
-    for j in range(d):
-        variance += scale[j] / (total * d)
-        plan.sharpest[j], plan.centre[j] = 0.0, mean[j]
-    if standardised:
-        unit = np.empty((n_rows, d))
-        for j in range(d):
-            size = math.sqrt(scale[j] / total) if scale[j] > 0.0 else 1.0
-            for i in range(n_rows):
-                unit[i, j] = (x[i, j] - mean[j]) / size
-        for j in range(d):
-            plan.centre[j] = 0.0
-        labels = kmeans(unit, weight, plan, k, chance, MOST_ITERATIONS, TOL)
-        for j in range(d):
-            plan.centre[j] = mean[j]
-    else:
-        tol = TOL * variance
-        labels = kmeans(x, weight, plan, k, chance, MOST_ITERATIONS, tol)
     count = np.zeros(k)
-    middle = np.zeros((k, d))
+    middle, mean = np.zeros((k, d)), np.zeros(d)
     for i in range(n_rows):
         mass = weight[0, i] if weight.shape[0] else 1.0
         count[labels[i]] += mass
         for j in range(d):
             middle[labels[i], j] += mass * x[i, j]
+    total = count.sum()
+    for c in range(k):
+        for j in range(d):
+            mean[j] += middle[c, j] / total
     for c in range(k):
         for j in range(d):
             middle[c, j] = middle[c, j] / count[c] if count[c] > 0.0 else mean[j]
@@ -238,8 +238,7 @@ def _climb(x, weight, kind, plan, floor, rule, done, last, own, memory, desk, va
     log_weights, means, factor = own
     k, d = means.shape
     n_made = plan.left.shape[0]
-    sums, second = np.empty(desk.sums.shape[2:]), np.empty(desk.second.shape[2:])
-    totals = np.empty(2)
+    sums, second, totals = desk.sums[0, 0], desk.second[0, 0], desk.totals[0, 0]
     ok = np.empty(k, dtype=np.bool_)
     new = np.empty(k), np.empty((k, d)), np.empty(factor.shape)
     state = RUNNING
@@ -266,7 +265,7 @@ def _climb(x, weight, kind, plan, floor, rule, done, last, own, memory, desk, va
         if not local and _any(desk.strays):
             local = True
             continue
-        add_up(desk, sums, second, totals, squares == KNOWN and not local)
+        add_up(desk, squares == KNOWN and not local)
         if not local and plan.whitening.shape[0] and squares != BY_ROW:
             found = pooled_squares(plan.whitening, ZERO, second, d)
             if not abs(found) < math.inf:

@@ -113,19 +113,17 @@ def _take_one(rows, weight, kind, plan, means, desk):
 
 
 @leaf
-def add_up(desk, sums, second, totals, known):
-    """The sums of all stretches, of second moments unless they are ``known``."""
-    for i in range(desk.totals.shape[0]):
-        _add(desk.sums[i, 0], sums, i == 0)
+def add_up(desk, known):
+    """Into the first stretch the sums of all, of second moments unless they are ``known``."""
+    for i in range(1, desk.totals.shape[0]):
+        _add(desk.sums[i, 0], desk.sums[0, 0])
         if not known:
-            _add(desk.second[i, 0], second, i == 0)
-        for j in range(2):
-            totals[j] = desk.totals[i, 0, j] + (totals[j] if i else 0.0)
+            _add(desk.second[i, 0], desk.second[0, 0])
+        _add(desk.totals[i], desk.totals[0])
 
 
 @leaf
-def _add(one, sums, fresh):
-    """Add a matrix to another, or to zero if that is ``fresh``."""
+def _add(one, sums):
     for i in range(one.shape[0]):
         for j in range(one.shape[1]):
-            sums[i, j] = one[i, j] + (0.0 if fresh else sums[i, j])
+            sums[i, j] += one[i, j]

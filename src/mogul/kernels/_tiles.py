@@ -289,9 +289,9 @@ def _across(plan, n_mixtures, n_features):
 def _n_sums(plan, n_features, width):
     """Numbers in the blocks of a mixture's lines, of a square of columns, and of all it has."""
     n_components, n_made = plan.n_components, plan.left.shape[0]
-    n_linear = 0 if plan.side else n_blocked(n_components, width - n_made)
-    n_square = n_blocked(n_features, _padded(n_features))
-    n_products = n_components * n_square if plan.pairs else n_blocked(n_components, n_made)
+    n_linear = 0 if plan.side else n_blocked(n_components, width - n_made, NO)
+    n_square = n_blocked(n_features, _padded(n_features), YES)
+    n_products = n_components * n_square if plan.pairs else n_blocked(n_components, n_made, NO)
     return n_linear, n_square, n_linear + (0 if plan.across else n_products)
 
 
@@ -378,7 +378,7 @@ def _add_tiles(
                         _make_features(lines, n_features, plan, first, count, used, features)
                     accumulate(
                         terms, n_components, terms_step, features, count, apart(count) * PANEL,
-                        blocks, own + n_linear + n_blocked(n_components, first), used, NO,
+                        blocks, own + n_linear + n_blocked(n_components, first, NO), used, NO,
                     )  # fmt: skip
             if whiten and (b == 0 or weight.shape[0] > 1):
                 _weigh(lines, n_features, row_weight, ZERO, PANEL, used, heavy)
@@ -402,24 +402,24 @@ def _hand_over(plan, space, whiten, sums, second):
         if plan.side:
             _take_outer(plan, space, b, n_features, flat, at, width)
         else:
-            unblock(blocks, own, n_components, width - n_made, flat, at + n_made, width)
+            unblock(blocks, own, n_components, width - n_made, flat, at + n_made, width, NO)
         own += n_linear
         if plan.across:
             continue
         if whiten:
             at_second = b * n_features * side
-            unblock(space.shared, b * n_square, n_features, side, flat_second, at_second, side)
+            unblock(space.shared, b * n_square, n_features, side, flat_second, at_second, side, YES)
             for i in range(n_features):
                 for j in range(i):
                     second[b, j, i] = second[b, i, j]
         if not plan.pairs:
             for first in range(0, n_made, chunk):
-                place, count = own + n_blocked(n_components, first), min(chunk, n_made - first)
-                unblock(blocks, place, n_components, count, flat, at + first, width)
+                place, count = own + n_blocked(n_components, first, NO), min(chunk, n_made - first)
+                unblock(blocks, place, n_components, count, flat, at + first, width, NO)
             continue
         for k in range(n_components):
             square[:] = 0.0
-            unblock(blocks, own + k * n_square, n_features, side, square, ZERO, side)
+            unblock(blocks, own + k * n_square, n_features, side, square, ZERO, side, YES)
             place = at + k * width
             for i in range(n_features):
                 for j in range(i + 1):

@@ -44,29 +44,38 @@ class PackedMixture:
     ) -> PackedMixture:
         """Arrays of the right shapes, to be filled in."""
         k, d = n_components, n_features
+        factor = np.empty(cls._factor_shape(structure, k, d))
+        return cls(structure, np.empty(k), np.empty((k, d)), factor)
+
+    @classmethod
+    def of(cls, mixture: Mixture) -> PackedMixture:
+        """A single mixture, whose memory it shares where that lies as it must: not to be moved."""
+        kind = type(mixture.covariance)
+        parts = mixture.log_weights, mixture.means, mixture.covariance.factor
+        log_weights, means, factor = (
+            np.ascontiguousarray(part.detach().numpy(), np.float64) for part in parts
+        )
+        factor = factor.reshape(cls._factor_shape(kind, *means.shape))
+        return cls(kind, log_weights, means, factor)
+
+    @staticmethod
+    def _factor_shape(structure: type[Covariance], k: int, d: int) -> tuple[int, int, int]:
         shapes = {
             code.FULL: (k, d, d),
             code.TIED: (1, d, d),
             code.DIAG: (k, 1, d),
             code.SPHERICAL: (k, 1, 1),
         }
-        factor = np.empty(shapes[KINDS[structure]])
-        return cls(structure, np.empty(k), np.empty((k, d)), factor)
-
-    @classmethod
-    def of(cls, mixture: Mixture) -> PackedMixture:
-        """A single mixture."""
-        packed = cls.empty(type(mixture.covariance), *mixture.means.shape)
-        packed.log_weights[:] = mixture.log_weights.detach().numpy()
-        packed.means[:] = mixture.means.detach().numpy()
-        packed.factor[:] = mixture.covariance.factor.detach().numpy().reshape(packed.factor.shape)
-        return packed
+        return shapes[KINDS[structure]]
 
     def unpacked(self) -> Mixture:
         k, d = self.means.shape
         factor = torch.from_numpy(self.factor).reshape(self.structure.factor_shape(k, d))
         log_weights, means = torch.from_numpy(self.log_weights), torch.from_numpy(self.means)
         return Mixture(log_weights, means, self.structure(factor, k, d))
+
+    def copy(self) -> PackedMixture:
+        return PackedMixture(self.structure, *(part.copy() for part in self.arrays))
 
     def blank(self) -> PackedMixture:
         """One of the same size, to be filled in."""
