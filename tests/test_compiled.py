@@ -28,10 +28,10 @@ from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 
 numba = pytest.importorskip("numba")
 
-from mogul.infer import compiled_em  # noqa: E402
+from mogul.infer import compiled_em, compiled_starts  # noqa: E402
 from mogul.infer.compiled_em import CompiledMap, PackedChart  # noqa: E402
-from mogul.infer.compiled_starts import begin_each  # noqa: E402
-from mogul.kernels import _kmeans, _passes, _squarem, _tiles  # noqa: E402
+from mogul.infer.compiled_starts import begin_best, begin_each  # noqa: E402
+from mogul.kernels import _blocks, _kmeans, _passes, _squarem, _tiles  # noqa: E402
 from mogul.kernels import _parameters as code  # noqa: E402
 from mogul.kernels import _vectors as vectors  # noqa: E402
 from mogul.kernels._passes import OVER, lend_a_hand  # noqa: E402
@@ -514,6 +514,31 @@ def test_a_climb_in_one_call_is_that_of_ascent(name, acceleration, tol, monkeypa
     assert any(r.accelerated for r in one.records) == (acceleration != "none")
 
 
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+@numba.njit(nogil=True)
+def _gram(lines, n, n_panels, lower, found):
+    step, side = lines.shape[0] // n_panels, found.shape[1]
+    blocks = np.zeros(_blocks.n_blocked(n, side, lower) + vectors.LANES)
+    _blocks.accumulate(lines, n, step, lines, side, step, blocks, 0, n_panels, lower)
+    _blocks.unblock(blocks, 0, n, side, found.reshape(-1), 0, side, lower)
+    return len(blocks)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 8, 9, 12, 13, 16, 29, 64, 129])
+def test_a_lower_triangle_is_that_of_the_whole_product(n):
+    side, n_panels = _tiles.padded(n), 3
+    panels = np.random.default_rng(n).normal(size=(n_panels, side, vectors.PANEL))
+    expected = np.einsum("pir,pjr->ij", panels[:, :n], panels)
+    whole, lower = np.zeros((n, side)), np.zeros((n, side))
+    size = _gram(panels.reshape(-1), n, n_panels, vectors.NO, whole)
+    half = _gram(panels.reshape(-1), n, n_panels, vectors.YES, lower)
+    np.testing.assert_allclose(whole, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(np.tril(lower), np.tril(whole))
+    assert half < 0.6 * size or n < 64
+
+
 # --- passes that threads share --------------------------------------------------------------------
 
 
@@ -674,7 +699,7 @@ def test_an_error_dismisses_those_who_lend_a_hand(two_threads, monkeypatch):
         raise ZeroDivisionError
 
     _, x, _, _ = far_case("full", 3, 20_000, 1.0)
-    monkeypatch.setattr(compiled_em, "fit_one", wrong)
+    monkeypatch.setattr(compiled_em._many, "fit_one", wrong)
     for _ in range(2 * (os.cpu_count() or 1) + 2):  # more than there are threads
         with pytest.raises(ZeroDivisionError):
             end_of(x, "full")
@@ -820,12 +845,13 @@ def test_a_partition_is_at_rest():
     assert np.mean(nearest == labels) > 0.97  # the last move is below the tolerance
 
 
+@pytest.mark.parametrize("d", [3, 17])
 @pytest.mark.parametrize("scaled", [False, True])
 @names
-def test_a_partition_becomes_its_moments(name, scaled):
+def test_a_partition_becomes_its_moments(name, scaled, d):
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(90, 3)) * [1, 5, 0.2] + 40
-    weight = rng.uniform(0.5, 2, 90)
+    x = rng.normal(size=(30 * d, d)) * np.geomspace(0.2, 5, d) + 40
+    weight = rng.uniform(0.5, 2, len(x))
     rows = Rows(tensor(x), tensor(weight))
     (begun,) = begin_each(rows, 3, structure(name), 0.0, [scaled], RandomState(4))
     found = begun.start().unpacked()
@@ -837,6 +863,70 @@ def test_a_partition_becomes_its_moments(name, scaled):
     count = np.array([w.sum() for w in own])
     np.testing.assert_allclose(found.weights, count / count.sum(), rtol=1e-12)
     np.testing.assert_allclose(found.covariances, CASES[name].estimate(scatter, count), rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@names
+def test_the_best_start_of_a_large_mixture_is_that_of_any(name, n_threads, monkeypatch):
+    """Iterations are made run after run, by all threads together, and only the best are kept."""
+    rng = np.random.default_rng(0)
+    x = 3 * rng.normal(size=(6, 4))[rng.integers(6, size=20_000)] + rng.normal(size=(20_000, 4))
+    rows = Rows(tensor(x), tensor(rng.uniform(0.5, 2, len(x))))
+    scaled, short = [False, True, False, True, False], {"tol": 1e-3, "max_iter": 4}
+    asked = rows, 6, structure(name), 1e-6, scaled
+    each = begin_each(*asked, RandomState(3), **short)
+    best = each[int(np.argmax([one.value for one in each]))]
+    assert len({round(one.value, 6) for one in each}) > 1
+    monkeypatch.setattr(compiled_starts, "_LARGE", 0)
+    monkeypatch.setattr(compiled_starts, "at_hand", lambda: n_threads)
+    found = begin_best(*asked, RandomState(3), **short)
+    np.testing.assert_allclose(found.value, best.value, rtol=1e-12)
+    np.testing.assert_allclose(found.values, best.values, rtol=1e-12)
+    for one, other in ((found.end, best.end), (found.start(), best.start())):
+        for part, same in zip(one.arrays, other.arrays, strict=True):
+            np.testing.assert_allclose(part, same, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_start_that_needs_a_repair_is_left_to_others(large, monkeypatch):
+    monkeypatch.setattr(compiled_starts, "_LARGE", 0 if large else 1 << 30)
+    x = np.random.default_rng(0).normal(size=(6, 3)).repeat(50, 0)  # a component is a point
+    asked = Rows(tensor(x)), 5, structure("full"), 0.0, [False, True], RandomState(0)
+    assert begin_best(*asked, tol=1e-3, max_iter=5) is None
+
+
+_GROWTH = """
+import numpy as np, sys, warnings
+from mogul import GaussianMixture
+
+def megabytes(what):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1e3
+
+warnings.simplefilter("ignore")
+k, d, rng = 128, 128, np.random.default_rng(0)
+means = 2 * rng.normal(size=(k, d))
+x = means[rng.integers(k, size=20_000)] + rng.normal(size=(20_000, d))
+given = {"weights_init": np.full(k, 1 / k), "means_init": means}
+given["precisions_init"] = np.stack([np.eye(d)] * k)
+GaussianMixture(3, random_state=0, max_iter=3).fit(x[:3000, :5])
+open("/proc/self/clear_refs", "w").write("5")
+before = megabytes("VmRSS")
+GaussianMixture(k, max_iter=2, tol=0, **(given if sys.argv[1] == "given" else {})).fit(x)
+print(megabytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+@pytest.mark.parametrize("start", ["given", "found"])
+def test_memory_of_a_large_fit_is_bounded(start):
+    """64 MB and the size of the mixture for each of two threads, beyond the rows."""
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", _GROWTH, start]
+    for _ in range(2):  # the first time code may have to be compiled
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 2 * (64 + 8 * 128**3 / 1e6)
 
 
 # --- many fits at once ----------------------------------------------------------------------------

@@ -359,6 +359,26 @@ def test_many_starts_are_as_good_as_the_best_of_them_alone(name, method):
     assert_same(spoken, together, 1e-6)
 
 
+@pytest.mark.parametrize("max_iter", [0, 50])
+@names
+def test_a_given_start_is_neither_moved_nor_kept(name, max_iter, compiler):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, (100, 2)), rng.normal(3, 2, (100, 2))])
+    given = {
+        "weights_init": np.array([0.3, 0.7]),
+        "means_init": np.array([[0.0, 0.0], [1.0, 1.0]]),
+        "precisions_init": CASES[name].estimate(np.stack([np.eye(2)] * 2), np.ones(2)),
+    }
+    before = copy.deepcopy(given)
+    model = quiet_fit(GaussianMixture(2, covariance_type=name, max_iter=max_iter, **given), x)
+    for part, value in before.items():
+        np.testing.assert_array_equal(given[part], value)
+    density = model.score_samples(x)
+    for value in given.values():
+        value += 1
+    np.testing.assert_array_equal(model.score_samples(x), density)
+
+
 # --- what collapses -------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from numpy.random import RandomState
 from scipy.spatial.distance import cdist
 from sklearn.cluster import kmeans_plusplus
 
+import mogul.infer.starts
 from laws.cases import CASES, tensor
 from mogul import GaussianMixture
 from mogul.covariances import structure
@@ -24,7 +25,9 @@ from mogul.infer.starts import (
     STARTS,
     distinct_rows,
     kmeans_starts,
+    n_sample_rows,
     sample_rows,
+    some_rows,
     start_mixtures,
 )
 
@@ -182,6 +185,31 @@ def test_many_rows_are_sampled_with_their_weights():
     assert sample_rows(wide, 20, RandomState(0)).n_rows == 8000
     few = Rows(rows.values[:4000])
     assert sample_rows(few, 10, RandomState(0)) is few
+
+
+def test_samples_of_many_wide_rows_are_bounded():
+    """32 megabytes, unless components have fewer than 200 rows, or two a column."""
+    assert n_sample_rows(128, 64) == 128 * 4 * 64
+    assert n_sample_rows(128, 128) == 2**22 / 128
+    assert n_sample_rows(128, 256) == 128 * 2 * 256
+    assert n_sample_rows(5000, 64) == 5000 * 200
+
+
+def test_every_part_of_many_rows_gives_its_share(monkeypatch):
+    monkeypatch.setattr(mogul.infer.starts, "_STRATUM", 1000)
+    rows = Rows(torch.arange(10_500).double().unsqueeze(-1))
+    sample = some_rows(rows, 777, RandomState(0)).values[:, 0].numpy()
+    assert len(sample) == 777
+    assert (np.diff(sample) > 0).all()
+    counts = np.bincount((sample // 1000).astype(int))
+    assert set(counts[:-1]) <= {73, 74, 75}
+    assert counts[-1] in (36, 37, 38)
+    times = sum(
+        np.bincount(some_rows(rows, 777, RandomState(s)).values[:, 0].long(), minlength=10_500)
+        for s in range(300)
+    )
+    expected = 300 * 777 / 10_500
+    assert abs(times - expected).max() < 6 * expected**0.5
 
 
 @pytest.mark.parametrize("method", ["random", "random_from_data", "k-means++"])

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mogul._linalg
 from laws.cases import random_matrices, tensor
 from mogul._linalg import (
+    by_parts,
     cholesky_report,
     factor_from_precision,
     factor_from_precision_factor,
@@ -47,6 +49,26 @@ def test_cholesky_report_says_which_failed_and_leaves_the_rest(dtype):
     assert ok.tolist() == [True, False, False, False, False, False]
     torch.testing.assert_close(factor[0], torch.linalg.cholesky(good))
     assert bool((factor[1:] == torch.eye(2, dtype=dtype)).all())
+
+
+@pytest.mark.parametrize("batch", [(10,), (2, 5)])
+def test_parts_are_factorised_as_the_whole_is(batch, monkeypatch):
+    matrices = random_matrices(np.random.default_rng(0), 10, 3)
+    matrices[4] = -matrices[4]
+    matrices = tensor(matrices.reshape(*batch, 3, 3))
+    seen = []
+
+    def factorise(part):
+        seen.append(len(part))
+        return cholesky_report(part)
+
+    whole, ok = by_parts(factorise, matrices)
+    monkeypatch.setattr(mogul._linalg, "_PART_NUMBERS", 4 * 9)
+    parts, fine = by_parts(factorise, matrices)
+    assert seen == [batch[0], 4, 4, 2]
+    assert fine.flatten().tolist() == [i != 4 for i in range(10)]
+    assert torch.equal(parts, whole)
+    assert torch.equal(fine, ok)
 
 
 @pytest.mark.parametrize("exponent", [-120, -20, 0, 20, 120])

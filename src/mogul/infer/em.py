@@ -273,7 +273,7 @@ def fit_em(
             from mogul.kernels.packed import PackedMixture
 
             packed = [PackedMixture.of(point) for point in points]
-            del points
+            del start, points
             how = settings, n_threads, on_iteration
             packed, values, interrupted = fit_packed(batches, packed, traces, *how)
             ends = stack([point.unpacked() for point in packed])

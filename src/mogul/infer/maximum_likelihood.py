@@ -203,12 +203,19 @@ def fit_mixture(
             fixed=fixed,
         )
 
-    step = len(starts) if together else 1
-    n_before = len(ends)
-    for i in range(0, len(starts), step):
-        part = starts if step == len(starts) else starts[i : i + step]
-        how = {"previous": previous, "first": n_before + i, "on_iteration": on_iteration}
-        ran = climb(rows, part, settings, **how)
+    first = len(ends)
+    parts = [starts] if together else [starts[i : i + 1] for i in range(len(starts))]
+    del starts  # once left, nobody holds one: a mixture may be large
+    while parts:
+        ran = climb(
+            rows,
+            parts.pop(0),
+            settings,
+            previous=previous,
+            first=first,
+            on_iteration=on_iteration,
+        )
+        first += len(ran.traces)
         values = ran.log_likelihood.tolist()
         ends += [
             _End(value, ran.mixture[j], ran.traces[j], ran.interrupted)

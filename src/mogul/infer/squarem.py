@@ -133,6 +133,7 @@ class Squarem(Generic[Point]):
             return None
         self._step = min(ratio, self._max_step)
         values = start.add_(r, alpha=2 * self._step).add_(v, alpha=self._step**2)
+        del middle, end, r, v
         return self._chart.decode(values, first) if bool(torch.isfinite(values).all()) else None
 
 
