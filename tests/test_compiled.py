@@ -173,8 +173,17 @@ def _laid(x, layout):
     }.get(layout, lambda: x)()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("layout", ["rows", "columns", "strided", "a part"])
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        *((layout, torch.float64) for layout in ("rows", "columns", "strided", "a part")),
+        ("rows", torch.float32),
+        *(  # each is compiled for ten seconds
+            pytest.param(layout, torch.float32, marks=pytest.mark.slow)
+            for layout in ("columns", "strided", "a part")
+        ),
+    ],
+)
 @pytest.mark.parametrize(("name", "d", "k"), UPRIGHT)
 def test_rows_as_they_lie_in_every_layout_with_weights_and_draws(name, d, k, layout, dtype):
     batch, _ = draw(name, 8, k, d, (2,))
