@@ -16,6 +16,16 @@ from mogul.posterior.sampled import PooledMixture
 from mogul.predictive import NormalGammaMixture
 
 cases = pytest.mark.parametrize(("kind", "form", "weights"), CASES, ids=IDS)
+few_cases = pytest.mark.parametrize(
+    ("kind", "form", "weights"),
+    [  # densities by quadrature take seconds; weights matter to them by their means alone
+        pytest.param(
+            *case, marks=[pytest.mark.slow] if case[1:] == ("independent", "process") else []
+        )
+        for case in CASES
+    ],
+    ids=IDS,
+)
 
 
 def predictive(kind, form, weights, d, n=40):
@@ -23,7 +33,7 @@ def predictive(kind, form, weights, d, n=40):
     return belief
 
 
-@cases
+@few_cases
 def test_in_one_dimension_it_integrates_to_one(kind, form, weights):
     belief = predictive(kind, form, weights, 1)
     density = belief.predictive()
@@ -60,7 +70,7 @@ def test_it_is_the_average_over_posterior_draws(kind, form, weights):
     assert belief.predictive().log_prob(far) > belief.mean().log_prob(far) + 5
 
 
-@cases
+@few_cases
 def test_draws_of_it_have_its_moments_and_its_labels(kind, form, weights):
     density = predictive(kind, form, weights, 2, n=200).predictive()
     n = 200_000
