@@ -46,7 +46,6 @@ from mogul.kernels.compiled import (
 from mogul.kernels.packed import PackedMixture
 
 __all__ = [
-    "NO_LABELS",
     "CompiledMap",
     "PackedChart",
     "blank_memory",
@@ -64,7 +63,7 @@ _BURST_WORK = 1 << 28
 """Multiplications, at most, between these: a tenth of a second."""
 _COPIED_WORK = _BURST_WORK // _BURST
 """Multiplications of a pass up to which rows that are not in one piece are copied."""
-NO_LABELS = np.empty(0, dtype=np.int64)
+_NO_LABELS = np.empty(0, dtype=np.int64)
 _NO_MIXTURE = np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0))
 _MOST_ITERATIONS = 2**62
 _LONGEST_WAIT = 15
@@ -388,7 +387,7 @@ def fit_one(
     *,
     last: int,
     done: int = 0,
-    labels: NDArray[np.int64] = NO_LABELS,
+    labels: NDArray[np.int64] = _NO_LABELS,
     n_threads: int = 1,
 ) -> tuple[float, int, int]:
     """See :func:`mogul.kernels._many.fit_one`; the threads share its passes."""

@@ -142,8 +142,7 @@ def begin_each(
     n_iter, state = (np.empty(n_runs, dtype=np.int64) for _ in range(2))
 
     def run(own: slice) -> None:
-        plan = empty_plan(structure, k, d, n_rows=rows.n_rows)
-        desk = desk_for(rows.n_rows, rows.n_rows, plan, 1, structure)
+        plan, desk, _ = problem.room(1)
         _many.fit_partitions(
             problem.values, problem.weight, chances[own], scaled[own], like.kind, plan,
             problem.floor, problem.rule, tuple(part[own] for part in ends), labels[own],

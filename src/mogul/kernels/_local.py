@@ -46,7 +46,7 @@ _FEW = 2
 class Sharp(NamedTuple):
     """What distances from each component's own mean take, of one mixture."""
 
-    inverses: NDArray[np.float64]  # (K or 1 or 0, ...): of factors, block by block; see `_begin`
+    inverses: NDArray[np.float64]  # (K or 1 or 0, ...): of factors; see `_triangle_start`
     scales: NDArray[np.float64]  # (K, D or 0): of diagonal factors
     constants: NDArray[np.float64]  # (K,): log-densities at the means
 
@@ -181,7 +181,7 @@ def sharpen_local(kind, log_weights, factor, sharp):
                     log_det += math.log(factor[k, i, i])
                     block = i // BLOCK * BLOCK
                     size = min(BLOCK, n_features - block)
-                    at = _begin(block) + i - block
+                    at = _triangle_start(block) + i - block
                     for j in range(block + size):
                         inverses[k, at + j * size] = inverse[i, j]
         else:
@@ -203,7 +203,7 @@ def _centre_panel(lines, at, mean, near, at_near):
 
 
 @leaf
-def _begin(block):
+def _triangle_start(block):
     """Where the rows of a lower triangular matrix from ``block`` on begin, in whole blocks of rows.
 
     Each block is in the order of `multiply`, without the columns that are zero in all of its rows.
@@ -217,7 +217,7 @@ def _whiten(inverse, near, n_features, white):
     for block in range(0, n_features, BLOCK):
         size = min(BLOCK, n_features - block)
         multiply(
-            inverse, _begin(block), near, ZERO, ZERO, block + size, n_features,
+            inverse, _triangle_start(block), near, ZERO, ZERO, block + size, n_features,
             white, block * PANEL, size, YES,
         )  # fmt: skip
 
