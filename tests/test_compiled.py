@@ -886,7 +886,7 @@ def test_the_best_start_of_a_large_mixture_is_that_of_any(name, n_threads, monke
     each = begin_each(*asked, RandomState(3), **short)
     best = each[int(np.argmax([one.value for one in each]))]
     assert len({round(one.value, 6) for one in each}) > 1
-    monkeypatch.setattr(compiled_starts, "_LARGE", 0)
+    monkeypatch.setattr(compiled_starts, "LARGE_MIXTURE", 0)
     monkeypatch.setattr(compiled_starts, "at_hand", lambda: n_threads)
     found = begin_best(*asked, RandomState(3), **short)
     np.testing.assert_allclose(found.value, best.value, rtol=1e-12)
@@ -898,10 +898,35 @@ def test_the_best_start_of_a_large_mixture_is_that_of_any(name, n_threads, monke
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_start_that_needs_a_repair_is_left_to_others(large, monkeypatch):
-    monkeypatch.setattr(compiled_starts, "_LARGE", 0 if large else 1 << 30)
+    monkeypatch.setattr(compiled_starts, "LARGE_MIXTURE", 0 if large else 1 << 30)
     x = np.random.default_rng(0).normal(size=(6, 3)).repeat(50, 0)  # a component is a point
     asked = Rows(tensor(x)), 5, structure("full"), 0.0, [False, True], RandomState(0)
     assert begin_best(*asked, tol=1e-3, max_iter=5) is None
+
+
+def test_starts_of_a_large_mixture_that_need_a_repair_are_passed_over(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(2000, 3))
+    rows, short = Rows(tensor(x)), {"tol": 0.0, "max_iter": 3}
+    asked = rows, 4, structure("full"), 1e-6, [False, True, False, True]
+    monkeypatch.setattr(compiled_starts, "LARGE_MIXTURE", 0)
+    values, climb = [], compiled_starts._Problem.climb
+
+    def failing(highest):
+        def climbed(*args):
+            value, state, history = climb(*args)
+            values.append(value)
+            return (value, _squarem.LEFT if value > highest else state, history)
+
+        return climbed
+
+    monkeypatch.setattr(compiled_starts._Problem, "climb", failing(np.inf))
+    begin_best(*asked, RandomState(1), **short)
+    best, second = sorted(set(values), reverse=True)[:2]
+    assert best - second > 1e-6
+    monkeypatch.setattr(compiled_starts._Problem, "climb", failing((best + second) / 2))
+    assert begin_best(*asked, RandomState(1), **short).value == second
+    monkeypatch.setattr(compiled_starts._Problem, "climb", failing(-np.inf))
+    assert begin_best(*asked, RandomState(1), **short) is None
 
 
 _GROWTH = """
@@ -921,19 +946,25 @@ given["precisions_init"] = np.stack([np.eye(d)] * k)
 GaussianMixture(3, random_state=0, max_iter=3).fit(x[:3000, :5])
 open("/proc/self/clear_refs", "w").write("5")
 before = megabytes("VmRSS")
-start = given if sys.argv[1] == "given" else {}
-GaussianMixture(k, max_iter=2, tol=0, random_state=0, **start).fit(x)
+settings = {
+    "given": given,
+    "extrapolated": {**given, "acceleration": "squarem", "max_iter": 12},
+    "found": {},
+    "random": {"init_params": "random"},
+}
+how = {"max_iter": 2, "tol": 0, "random_state": 0, **settings[sys.argv[1]]}
+GaussianMixture(k, **how).fit(x)
 print(megabytes("VmHWM") - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
-@pytest.mark.parametrize("start", ["given", "found"])
-def test_memory_of_a_large_fit_is_bounded(start):
+@pytest.mark.parametrize("fit", ["given", "extrapolated", "found", "random"])
+def test_memory_of_a_large_fit_is_bounded(fit):
     """64 MB and the size of the mixture for each of two threads, beyond the rows."""
     env = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", _GROWTH, start]
+    command = [sys.executable, "-c", _GROWTH, fit]
     for _ in range(2):  # the first time code may have to be compiled
         ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert float(ran.stdout) < 2 * (64 + 8 * 128**3 / 1e6)

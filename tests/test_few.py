@@ -198,8 +198,8 @@ def test_no_term_is_above_its_bound(seed, name, d):
         points = np.zeros((len(x), side))
         points[:, :d] = x - plan.centre
         if screen.kind == code.TIED:
-            inverse = screen.whitening.reshape(d, side)[:, :d].T
-            points[:, :d] = points[:, :d] @ inverse.T
+            upper = np.linalg.inv(np.linalg.cholesky(mixture.covariances.numpy())).T
+            points[:, :d] = points[:, :d] @ upper
         bounds, slack = np.empty(8 * len(x), np.float32), np.empty(len(x))
         _bounds(points, screen, bounds, slack)
         bounds = bounds.reshape(8, -1)[:5]

@@ -18,9 +18,10 @@ from mogul.covariances import structure
 from mogul.data.rows import Rows
 from mogul.datasets import old_faithful
 from mogul.errors import DegenerateFitError
-from mogul.infer.em import EMSettings, fit_em
-from mogul.infer.maximum_likelihood import FixedParts, fit_mixture, initial_mixtures
+from mogul.infer.em import EMSettings, fit_em, likeliest
+from mogul.infer.maximum_likelihood import FixedParts, _End, _with, fit_mixture, initial_mixtures
 from mogul.infer.starts import (
+    CANDIDATES,
     SHORT_ITERATIONS,
     STARTS,
     distinct_rows,
@@ -30,6 +31,7 @@ from mogul.infer.starts import (
     some_rows,
     start_mixtures,
 )
+from mogul.infer.stopping import Trace
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
@@ -167,6 +169,41 @@ def test_the_candidate_that_a_short_em_brings_furthest_is_taken():
             )
             values = fit_em(rows, offered, short).log_likelihood
             assert fit_em(rows, chosen, short).log_likelihood >= values.max() - 1e-9
+
+
+@pytest.mark.parametrize("n_rows", [300, 10_000])
+def test_starts_of_a_large_mixture_are_tried_one_after_another(n_rows, monkeypatch):
+    """Where compiled code does not try them all; on all rows and on a sample."""
+    x, _ = three_clusters(n_rows)
+    settings = EMSettings(shrinkage=0.1)
+    together, ok = begin(x, seed=2, k=5, settings=settings)
+    monkeypatch.setattr(mogul.infer.starts, "LARGE_MIXTURE", 0)
+    tried, short = [], mogul.infer.starts._short_em
+    monkeypatch.setattr(
+        mogul.infer.starts, "_short_em", lambda *args: tried.append(short(*args)) or tried[-1]
+    )
+    apart, same = begin(x, seed=2, k=5, settings=settings)
+    values = [value for _, _, value in tried]
+    assert len(values) == CANDIDATES
+    assert np.argmax(values) > 0
+    assert torch.equal(ok, same)
+    assert_same(apart, together)
+
+
+@given(
+    st.lists(st.sampled_from([-1.0, 0.0, 5e-12, 1e-11, 2e-11, 1.0, -np.inf, np.nan]), min_size=1)
+)
+def test_ends_that_cannot_win_are_let_go_of(values):
+    """Of ends that are the same but for rounding the first wins, however many come after it."""
+    ends, mixture = [], object()
+    for value in values:
+        trace = Trace()
+        trace.failed = value == -np.inf
+        ends = _with(ends, _End(value, mixture, trace, False))
+    assert [end.log_likelihood for end in ends] == pytest.approx(values, nan_ok=True)
+    assert ends[likeliest(values)].mixture is mixture
+    least = max((value for value in values if not np.isnan(value)), default=0.0) - 3e-11
+    assert all(end.mixture is None for end in ends if end.log_likelihood < least)
 
 
 def test_many_rows_are_sampled_with_their_weights():

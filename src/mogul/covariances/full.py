@@ -143,8 +143,8 @@ class FullCovariance(Covariance):
     def from_moment(
         cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
     ) -> tuple[Self, Tensor]:
-        covariances = symmetric(moment) / count[..., None, None]
-        factor, ok = cholesky_report(add_to_diagonal(covariances, floor.unsqueeze(-1)))
+        covariances = add_to_diagonal(moment / count[..., None, None], floor.unsqueeze(-1))
+        factor, ok = by_parts(lambda part: cholesky_report(symmetric(part)), covariances)
         return cls(factor, count.shape[-1], n_features), ok
 
     @classmethod

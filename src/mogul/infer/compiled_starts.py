@@ -15,6 +15,7 @@ from mogul.covariances import Covariance, DiagCovariance
 from mogul.data.rows import Rows
 from mogul.infer.compiled_em import blank_memory, climbing_rule, fit_one
 from mogul.infer.em import likeliest
+from mogul.infer.starts import LARGE_MIXTURE
 from mogul.kernels import _many
 from mogul.kernels._kmeans import n_tries
 from mogul.kernels._passes import Desk
@@ -30,8 +31,6 @@ _PASSES = 20
 """Over the rows, about, in a run of k-means."""
 _SMALL = 1 << 19
 """Multiplications below which to wake another thread takes longer than it saves."""
-_LARGE = 1 << 19
-"""Numbers in a mixture from which on no more than two are kept: four megabytes."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +179,12 @@ def begin_best(
     """The likeliest of :func:`begin_each`.
 
     Of a large mixture the iterations are made run after run, by all threads together: no more than
-    two are kept. Runs of k-means are side by side, since of these only labels are.
+    two are kept. Runs of k-means are side by side, since of these only labels are. Those that need
+    a repair are passed over, and None means that all do.
     """
     problem = _Problem(rows, n_components, structure, floor, tol, max_iter)
     own = problem.blank()
-    if own.factor.size < _LARGE:
+    if own.factor.size < LARGE_MIXTURE:
         how = {"tol": tol, "max_iter": max_iter}
         begun = begin_each(rows, n_components, structure, floor, standardised, random_state, **how)
         return None if begun is None else begun[likeliest([one.value for one in begun])]
@@ -200,9 +200,9 @@ def begin_best(
     for labels in partitions:
         value, state, values = problem.climb(labels, own, problem.rule, room)
         if state == LEFT:
-            return None
+            continue
         found.append(value)
-        if best is None or found[likeliest(found)] != best.value:
+        if likeliest(found) == len(found) - 1:
             spare = problem.blank() if best is None else best.end
             best, own = Begun(own, value, values, partial(problem.start_of, labels)), spare
     return best

@@ -54,7 +54,7 @@ class _End:
     """Where one start ended."""
 
     log_likelihood: float
-    mixture: Mixture
+    mixture: Mixture | None  # None once another is likelier
     trace: Trace
     interrupted: bool
 
@@ -177,7 +177,7 @@ def fit_mixture(
             if not isinstance(one, _End):
                 drawn.append(one)
                 continue
-            ends.append(one)
+            ends = _with(ends, one)
             if on_end is not None:
                 on_end(one.trace)
             if one.interrupted:
@@ -217,10 +217,8 @@ def fit_mixture(
         )
         first += len(ran.traces)
         values = ran.log_likelihood.tolist()
-        ends += [
-            _End(value, ran.mixture[j], ran.traces[j], ran.interrupted)
-            for j, value in enumerate(values)
-        ]
+        for j, value in enumerate(values):
+            ends = _with(ends, _End(value, ran.mixture[j], ran.traces[j], ran.interrupted))
         if on_end is not None:
             for trace in ran.traces:
                 on_end(trace)
@@ -283,6 +281,17 @@ def _are_its_own(values: list[float], settings: EMSettings) -> bool:
     return True
 
 
+def _with(ends: list[_End], more: _End) -> list[_End]:
+    """And another; mixtures that cannot win any more are let go of, since they may be large."""
+    ends = [*ends, more]
+    values = [-torch.inf if end.trace.failed else end.log_likelihood for end in ends]
+    best = values[likeliest(values)]
+    return [
+        replace(end, mixture=None) if value < best else end
+        for end, value in zip(ends, values, strict=True)
+    ]
+
+
 def _best(ends: list[_End], notes: list[str]) -> Fit:
     usable = [end for end in ends if not end.trace.failed]
     if not usable:
@@ -293,4 +302,5 @@ def _best(ends: list[_End], notes: list[str]) -> Fit:
     best = usable[likeliest([end.log_likelihood for end in usable])]
     notes += [f"{event} and was repaired" for event in best.trace.events]
     interrupted = any(end.interrupted for end in ends)
+    assert best.mixture is not None  # the likeliest was kept
     return Fit(best.mixture, best.log_likelihood, best.trace, notes, interrupted)

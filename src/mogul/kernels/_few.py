@@ -45,7 +45,7 @@ from mogul.kernels._vectors import (
     unless_below,
 )
 
-__all__ = ["MOST_DROPPED", "Screen", "collect_few", "sharpen"]
+__all__ = ["MOST_DROPPED", "Screen", "collect_few", "n_triangular", "sharpen"]
 
 _DROP = 40.0
 """Nats below a row's largest term: what is farther below is left out."""
@@ -62,7 +62,8 @@ class Screen(NamedTuple):
 
     Distances are measured between *points*: rows about the plan's centre, which a tied covariance
     whitens. Vectors of D numbers take W, the next whole number of registers, and begin Q apart, the
-    next whole number of panels.
+    next whole number of panels. Triangular matrices are strips of PANEL columns, one below another,
+    without the rows that are zero in all of a strip's columns: T numbers, see :func:`n_triangular`.
     """
 
     kind: int
@@ -76,9 +77,18 @@ class Screen(NamedTuple):
     shifts: NDArray[np.float32]  # (K,): logarithms of weights in units of their mean, at most 0
     reach: NDArray[np.float64]  # (2,): the farthest mean, the largest constant
     means: NDArray[np.float64]  # (K · Q,)
-    scales: NDArray[np.float64]  # (K · Q,), or (K · D · Q,): inverse factors, column by column
+    scales: NDArray[np.float64]  # (K · Q,), or (K · T,): inverse factors, transposed
     constants: NDArray[np.float64]  # (K,): terms at the mean
-    whitening: NDArray[np.float64]  # (D · Q,) likewise, or (0,) where points are rows
+    whitening: NDArray[np.float64]  # (T,) likewise, or (0,) where points are rows
+
+
+def n_triangular(n_features: int) -> int:
+    """How many numbers the strips of a triangular matrix have."""
+    last = (n_features - 1) // PANEL * PANEL
+    return last * (last + PANEL) // 2 + n_features * PANEL
+
+
+_n_triangular = leaf(n_triangular)
 
 
 # --- from parameters ------------------------------------------------------------------------------
@@ -106,10 +116,11 @@ def sharpen(log_weights, means, factor, centre, screen):
             for d in range(n_features):
                 log_det += math.log(own[d, d])
             matrix = screen.whitening if kind == TIED else screen.scales
-            place = k * n_features * side
-            for j in range(n_features):
-                for i in range(j, n_features):
-                    matrix[place + j * side + i] = lower[i, j]
+            place = k * (matrix.shape[0] // (1 if kind == TIED else n_components))
+            for i in range(n_features):
+                strip = place + _upper_strip(i // PANEL * PANEL) + i % PANEL
+                for j in range(i + 1):
+                    matrix[strip + j * PANEL] = lower[i, j]
         for i in range(n_features):
             gap = means[k, i] - centre[i]
             screen.means[at + i] = gap
@@ -273,9 +284,9 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     starts = np.empty(n_components + 1, dtype=np.int64)
     most = max(tile_rows, int(screen.most_pairs * tile_rows))
     which, shares = np.empty(most, dtype=np.int64), np.empty(most + LANES)
-    depth = 1 + (n_features if kind == FULL else 1 if kind == DIAG else 0)
-    own = np.zeros(n_components * depth * side)
-    shared = np.zeros(n_features * side if kind == TIED else 0)
+    n_squares = _n_triangular(n_features) if kind == FULL else side if kind == DIAG else 0
+    own = np.zeros(n_components * (side + n_squares))
+    shared = np.zeros(_n_triangular(n_features) if kind == TIED else 0)
     plain, heavy = np.zeros(tile_rows * side), np.zeros(tile_rows * side)
     counts, norms = np.zeros(n_components), np.zeros(n_components)
     units = units_of(plan, side)
@@ -286,12 +297,12 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
         if not load_near(rows, start, n_rows, units, plan.limit, near):
             break
         if kind == TIED:
-            _whiten(screen, flat, n_rows, flat_points)
+            _whiten(screen, flat, n_rows, n_features, flat_points)
         for panel in range(used):
             _bound(points, panel, screen, lines, narrow_lines, products, bounds, step, slack)
             _best(bounds, panel * step, n_components, labels, panel * PANEL)
         _sort(labels, n_rows, starts, which)
-        _find_terms(screen, flat_points, starts, which, labels, known, YES, shares)
+        _find_terms(screen, flat_points, starts, which, labels, known, YES, n_features, shares)
         for p in range(n_rows):
             known[which[p]] = shares[p]
         for i in range(used * PANEL):
@@ -301,7 +312,7 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
             limits[i] = level if inside else math.inf
         if not _select(bounds, step, used, limits, screen.shifts, starts, which):
             break
-        _find_terms(screen, flat_points, starts, which, labels, known, NO, shares)
+        _find_terms(screen, flat_points, starts, which, labels, known, NO, n_features, shares)
         _load_weight(weight, 0, start, n_rows, row_weight)
         heaviness, likelihood = _share_out(starts, which, row_weight, used, peak, mass, shares)
         totals[0, 0] += heaviness
@@ -320,7 +331,8 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
                 n = starts[k + 1] - starts[k]
                 if n:
                     _pack(flat, which, shares, starts[k], n, side, plain, heavy)
-                    _add_products(plain, heavy, n, n_features, own, (k * depth + 1) * side, side)
+                    at = k * (side + n_squares) + side
+                    _add_products(plain, heavy, n, n_features, own, at, side)
         elif kind == TIED:
             for i in range(n_rows):
                 which[i] = i
@@ -333,14 +345,13 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
 
 
 @leaf
-def _whiten(screen, near, n_rows, points):
+def _whiten(screen, near, n_rows, n_features, points):
     """Rows times the one inverse factor that all components have."""
     side = screen.means.shape[0] // screen.constants.shape[0]
-    n_features = screen.whitening.shape[0] // side
     for first in range(0, n_features, PANEL):
         multiply_strip(
-            near, ZERO, 1, side, screen.whitening, first, side, points, first, side,
-            n_rows, min(n_features, first + PANEL), YES,
+            near, ZERO, 1, side, screen.whitening, _upper_strip(first), PANEL,
+            points, first, side, n_rows, min(n_features, first + PANEL), YES,
         )  # fmt: skip
 
 
@@ -450,18 +461,18 @@ def _select(bounds, step, n_panels, limits, shifts, starts, which):
 
 
 @inner
-def _find_terms(screen, points, starts, which, labels, known, fresh, found):
+def _find_terms(screen, points, starts, which, labels, known, fresh, n_features, found):
     """Log w_k + log N(x; μ_k, Σ_k) of all pairs, about the component's mean.
 
     Those of rows with their own label are known, unless ``fresh``.
     """
     n_components, width = screen.constants.shape[0], screen.roots.shape[0]
     side = screen.means.shape[0] // n_components
-    n_features = screen.scales.shape[0] // screen.means.shape[0]  # where these are matrices
     gaps, white = np.zeros(BLOCK * side), np.empty(BLOCK * side)
     picked = np.empty(BLOCK, dtype=np.int64)
     for k in range(n_components):
         mean, constant = k * side, screen.constants[k]
+        inverse = k * (screen.scales.shape[0] // n_components)  # where these are matrices
         p, n = starts[k], 0
         while p < starts[k + 1]:
             at = which[p] * side
@@ -485,7 +496,7 @@ def _find_terms(screen, points, starts, which, labels, known, fresh, found):
                 continue
             for first in range(0, width, PANEL):
                 multiply_strip(
-                    gaps, ZERO, 1, side, screen.scales, mean * n_features + first, side,
+                    gaps, ZERO, 1, side, screen.scales, inverse + _upper_strip(first), PANEL,
                     white, first, side, n, min(n_features, first + PANEL), YES,
                 )  # fmt: skip
             for i in range(n):
@@ -538,9 +549,9 @@ def _square(near, n_rows, side, squares):
 @leaf
 def _add_up(kind, near, starts, which, shares, n_features, side, own):
     """Add shares of rows to their components, and of the squares of columns that axes need."""
-    depth = own.shape[0] // ((starts.shape[0] - 1) * side)
+    apart = own.shape[0] // (starts.shape[0] - 1)
     for k in range(starts.shape[0] - 1):
-        at = k * depth * side
+        at = k * apart
         for p in range(starts[k], starts[k + 1]):
             row, share = which[p] * side, splat(shares[p])
             for v in range(0, n_features, LANES):
@@ -565,21 +576,33 @@ def _pack(near, which, shares, first, n, side, plain, heavy):
 
 @leaf
 def _add_products(plain, heavy, n, n_features, own, at, side):
-    """Add the sum of the rows' outer products; of the part above the diagonal only some."""
+    """Add the lower triangle of the sum of the rows' outer products, as strips of columns."""
     for first in range(0, n_features, PANEL):
+        strip = at + _lower_strip(first, n_features)
         multiply_strip(
-            heavy, first, side, 1, plain, first, side, own, at + first * side + first, side,
-            n_features - first, n, NO,
-        )  # fmt: skip
+            heavy, first, side, 1, plain, first, side, own, strip, PANEL, n_features - first, n, NO
+        )
+
+
+@leaf
+def _upper_strip(first):
+    """Where a strip of an upper triangular matrix begins, of the columns from ``first`` on."""
+    return first * (first + PANEL) // 2
+
+
+@leaf
+def _lower_strip(first, n_features):
+    """As :func:`_upper_strip`, of a lower triangular one."""
+    return first * n_features - first * (first - PANEL) // 2
 
 
 @leaf
 def _hand_over(kind, own, counts, norms, shared, side, plan, sums, second):
     """Add to the sums of `collect`, in their layout."""
     n_components, n_features = counts.shape[0], plan.centre.shape[0]
-    n_made, depth = plan.left.shape[0], own.shape[0] // (n_components * side)
+    n_made, apart = plan.left.shape[0], own.shape[0] // n_components
     for k in range(n_components):
-        at = k * depth * side
+        at = k * apart
         sums[0, k, n_made + n_features] += counts[k]
         for d in range(n_features):
             sums[0, k, n_made + d] += own[at + d]
@@ -590,10 +613,14 @@ def _hand_over(kind, own, counts, norms, shared, side, plan, sums, second):
         place = 0
         for i in range(n_features if kind == FULL else 0):
             for j in range(i + 1):
-                sums[0, k, place] += own[at + (1 + i) * side + j]
+                first = j // PANEL * PANEL
+                strip = at + side + _lower_strip(first, n_features)
+                sums[0, k, place] += own[strip + (i - first) * PANEL + j - first]
                 place += 1
     for i in range(n_features if kind == TIED else 0):
         for j in range(i + 1):
-            second[0, i, j] += shared[i * side + j]
+            first = j // PANEL * PANEL
+            value = shared[_lower_strip(first, n_features) + (i - first) * PANEL + j - first]
+            second[0, i, j] += value
             if j < i:
-                second[0, j, i] += shared[i * side + j]
+                second[0, j, i] += value

@@ -28,7 +28,7 @@ from mogul.errors import InputError
 from mogul.kernels import _parameters as code
 from mogul.kernels import _tiles
 from mogul.kernels._blocks import BLOCK, NARROW_BLOCK
-from mogul.kernels._few import MOST_DROPPED, Screen, collect_few, sharpen
+from mogul.kernels._few import MOST_DROPPED, Screen, collect_few, n_triangular, sharpen
 from mogul.kernels._passes import Desk, empty_desk
 from mogul.kernels._vectors import LANES, PANEL
 from mogul.kernels.expansion import Expansion, expansion_limit
@@ -302,7 +302,8 @@ def collect_sums(
         while row < span.stop:
             before = row
             for screen in screens:
-                row = collect_few(values, row, span.stop, weight, plan, screen, *own)
+                if row < span.stop:
+                    row = collect_few(values, row, span.stop, weight, plan, screen, *own)
             pause = _PAUSE if row > before else _PAUSE * pause
             n_screened += row - before
             stop = min(span.stop, row + pause * tile_rows) if screens else span.stop
@@ -521,9 +522,9 @@ def _empty_screen(
         shifts=np.zeros(k, dtype=np.float32),
         reach=np.zeros(2),
         means=vectors,
-        scales=np.zeros(len(vectors) * (d if kind == code.FULL else 1)),
+        scales=np.zeros(k * n_triangular(d) if kind == code.FULL else len(vectors)),
         constants=np.zeros(k),
-        whitening=np.zeros(d * (len(vectors) // k) if kind == code.TIED else 0),
+        whitening=np.zeros(n_triangular(d) if kind == code.TIED else 0),
     )
 
 
