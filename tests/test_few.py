@@ -65,15 +65,9 @@ def prepared(mixture, most_pairs=None, n_rows=None):
     return plan, fill_screens(screens, packed, plan)
 
 
-def zeros(mixture, plan):
-    d = mixture.n_features
-    shapes = (1, mixture.n_components, plan.n_sums), (1, d, d + 8), (1, 2)
-    return [np.zeros(shape) for shape in shapes]
-
-
 def reached(x, mixture, screen, plan):
-    none = np.empty((0, len(x)))
-    return few.collect_few(x, 0, len(x), none, plan, screen, *zeros(mixture, plan))
+    none, sums = np.empty((0, len(x))), few.no_sums(screen, x.shape[1])
+    return few.collect_few(x, 0, len(x), none, plan, screen, sums)
 
 
 def collected(mixture, x, weight=None):
@@ -251,13 +245,11 @@ def test_a_component_is_seen_until_it_is_forty_nats_behind(name, behind, seen):
     mixture = Mixture.from_parameters([0.5, 0.5], means, covariance, name)
     x = np.zeros((100, d))
     plan, screens = prepared(mixture, 2)
-    sums = zeros(mixture, plan)
     (screen,) = screens
-    none = np.empty((0, len(x)))
-    assert few.collect_few(x, 0, len(x), none, plan, screen, *sums) == len(x)
-    counts = sums[0][0, :, len(plan.left) + d]
+    none, sums = np.empty((0, len(x))), few.no_sums(screen, d)
+    assert few.collect_few(x, 0, len(x), none, plan, screen, sums) == len(x)
     expected = 100 / (1 + math.exp(behind)) if seen else 0.0
-    np.testing.assert_allclose(counts, [100.0, expected], rtol=1e-10)
+    np.testing.assert_allclose(sums.counts, [100.0, expected], rtol=1e-10)
 
 
 @names

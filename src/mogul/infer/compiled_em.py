@@ -25,7 +25,14 @@ from mogul.infer.stopping import STEADY, IterationRecord, Trace
 from mogul.kernels import _many, _squarem, _tiles
 from mogul.kernels import _parameters as code
 from mogul.kernels._few import Screen
-from mogul.kernels._local import collect_local, empty_sharp, prefers_local, sharpen_local
+from mogul.kernels._local import (
+    collect_local,
+    empty_sharp,
+    n_products,
+    prefers_local,
+    sharpen_local,
+    unpack,
+)
 from mogul.kernels._passes import OVER, Desk, lend_a_hand
 from mogul.kernels.compiled import (
     Sums,
@@ -177,28 +184,37 @@ class CompiledMap:
         return found
 
     def _local_step(self, point: PackedMixture) -> Step[PackedMixture]:
-        sums = self.plan.n_components, self.plan.n_sums
-        shapes = [sums, (point.means.shape[1], _width(point)), (2,)]
+        kind, plan = point.kind, self.plan
+        shape = plan.n_components, plan.n_sums
+        n_made = n_products(kind, *point.means.shape)
+        shapes = (n_made,), (0, 0) if n_made else shape, (2,)
         known = np.empty(0, dtype=np.int64)
-        sharp = empty_sharp(point.kind, *point.means.shape)
-        sharpen_local(point.kind, point.log_weights, point.factor, sharp)
+        sharp = empty_sharp(kind, *point.means.shape)
+        sharpen_local(kind, point.log_weights, point.factor, sharp)
 
         def collect(rows: NDArray, weight: NDArray[np.float64], span: slice) -> list[NDArray]:
             own = [np.zeros(shape) for shape in shapes]
-            span_of = span.start, span.stop, weight, known, point.kind, self.plan
+            span_of = span.start, span.stop, weight, known, kind, plan
             collect_local(rows, *span_of, point.means, sharp, *own)
             return own
 
         total: list[NDArray] | None = None
         for values, weight in self.batches:
             rows = as_array(values)
-            check_width(rows, self.plan)
+            check_width(rows, plan)
             run = partial(collect, rows, as_lines(weight, values))
-            spans = cut(len(rows), math.prod(sums), self.plan, self.n_threads)
-            for found in spread(run, spans, self.n_threads):
-                total = found if total is None else _added(total, found)
-        products, second, totals = total or [np.zeros(shape) for shape in shapes]
-        return self._maximised(point, products, second, totals, point.means)
+            spans = cut(len(rows), math.prod(shape), plan, self.n_threads)
+            found = spread(run, spans, self.n_threads)
+            while found:  # one after another: these are large
+                more = found.pop(0)
+                total = more if total is None else _added(total, more)
+        products, sums, totals = total or [np.zeros(shape) for shape in shapes]
+        second = np.zeros((point.means.shape[1], _width(point)))
+        if n_made:
+            sums = np.zeros(shape)
+            unpack(kind, plan, products, sums, second)
+        del products, total
+        return self._maximised(point, sums, second, totals, point.means)
 
     def _maximised(
         self,

@@ -45,7 +45,16 @@ from mogul.kernels._vectors import (
     unless_below,
 )
 
-__all__ = ["MOST_DROPPED", "Screen", "collect_few", "n_triangular", "sharpen"]
+__all__ = [
+    "MOST_DROPPED",
+    "FewSums",
+    "Screen",
+    "collect_few",
+    "hand_over",
+    "n_triangular",
+    "no_sums",
+    "sharpen",
+]
 
 _DROP = 40.0
 """Nats below a row's largest term: what is farther below is left out."""
@@ -82,13 +91,39 @@ class Screen(NamedTuple):
     whitening: NDArray[np.float64]  # (T,) likewise, or (0,) where points are rows
 
 
+class FewSums(NamedTuple):
+    """What :func:`collect_few` adds up of one mixture; see :func:`hand_over`."""
+
+    own: NDArray[np.float64]  # (K · (Q + T or Q or 0),): columns, and their products or squares
+    counts: NDArray[np.float64]  # (K,)
+    norms: NDArray[np.float64]  # (K,): of the squares of all columns together
+    shared: NDArray[np.float64]  # (T,) or (0,): products of columns of all components together
+    totals: NDArray[np.float64]  # (2,): row weight and log-likelihood
+
+    def add(self, more: FewSums) -> None:
+        """In place: these are large."""
+        for part, other in zip(self, more, strict=True):
+            part += other
+
+
+def no_sums(screen: Screen, n_features: int) -> FewSums:
+    """To begin with."""
+    kind, n_components = screen.kind, len(screen.constants)
+    n_triangle, side = n_triangular(n_features), len(screen.means) // n_components
+    n_squares = {FULL: n_triangle, DIAG: side}.get(kind, 0)
+    return FewSums(
+        own=np.zeros(n_components * (side + n_squares)),
+        counts=np.zeros(n_components),
+        norms=np.zeros(n_components),
+        shared=np.zeros(n_triangle if kind == TIED else 0),
+        totals=np.zeros(2),
+    )
+
+
 def n_triangular(n_features: int) -> int:
     """How many numbers the strips of a triangular matrix have."""
     last = (n_features - 1) // PANEL * PANEL
     return last * (last + PANEL) // 2 + n_features * PANEL
-
-
-_n_triangular = leaf(n_triangular)
 
 
 # --- from parameters ------------------------------------------------------------------------------
@@ -261,12 +296,14 @@ def _precision_of_part(lower, columns, scratch, precision):
 
 
 @compiled
-def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, totals):
-    """As :func:`~mogul.kernels._tiles.collect` of one mixture, as far as few components matter.
+def collect_few(rows, first_row, last_row, weight, plan, screen, sums):
+    """Add the statistics of some rows, as far as few components matter, to ``sums``.
 
-    Returns the row that it came to: the last, or the first of a tile that it leaves to `collect`,
-    because too many components matter or something is too far away.
+    Returns the row that it came to: the last, or the first of a tile that it leaves to
+    :func:`~mogul.kernels._tiles.collect`, because too many components matter or something is too
+    far away.
     """
+    own, counts, norms, shared, totals = sums
     kind, n_components, n_features = screen.kind, screen.constants.shape[0], rows.shape[1]
     side, tile_rows = screen.means.shape[0] // n_components, plan.long_panels * PANEL
     near = np.zeros((tile_rows, side))
@@ -284,11 +321,8 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
     starts = np.empty(n_components + 1, dtype=np.int64)
     most = max(tile_rows, int(screen.most_pairs * tile_rows))
     which, shares = np.empty(most, dtype=np.int64), np.empty(most + LANES)
-    n_squares = _n_triangular(n_features) if kind == FULL else side if kind == DIAG else 0
-    own = np.zeros(n_components * (side + n_squares))
-    shared = np.zeros(_n_triangular(n_features) if kind == TIED else 0)
+    apart = own.shape[0] // n_components
     plain, heavy = np.zeros(tile_rows * side), np.zeros(tile_rows * side)
-    counts, norms = np.zeros(n_components), np.zeros(n_components)
     units = units_of(plan, side)
     start = first_row
     while start < last_row:
@@ -315,8 +349,8 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
         _find_terms(screen, flat_points, starts, which, labels, known, NO, n_features, shares)
         _load_weight(weight, 0, start, n_rows, row_weight)
         heaviness, likelihood = _share_out(starts, which, row_weight, used, peak, mass, shares)
-        totals[0, 0] += heaviness
-        totals[0, 1] += likelihood
+        totals[0] += heaviness
+        totals[1] += likelihood
         for k in range(n_components):
             for p in range(starts[k], starts[k + 1]):
                 counts[k] += shares[p]
@@ -331,16 +365,13 @@ def collect_few(rows, first_row, last_row, weight, plan, screen, sums, second, t
                 n = starts[k + 1] - starts[k]
                 if n:
                     _pack(flat, which, shares, starts[k], n, side, plain, heavy)
-                    at = k * (side + n_squares) + side
-                    _add_products(plain, heavy, n, n_features, own, at, side)
+                    _add_products(plain, heavy, n, n_features, own, k * apart + side, side)
         elif kind == TIED:
             for i in range(n_rows):
                 which[i] = i
             _pack(flat, which, row_weight, 0, n_rows, side, plain, heavy)
             _add_products(plain, heavy, n_rows, n_features, shared, 0, side)
         start += n_rows
-    if start > first_row:
-        _hand_over(kind, own, counts, norms, shared, side, plan, sums, second)
     return start
 
 
@@ -596,31 +627,35 @@ def _lower_strip(first, n_features):
     return first * n_features - first * (first - PANEL) // 2
 
 
-@leaf
-def _hand_over(kind, own, counts, norms, shared, side, plan, sums, second):
-    """Add to the sums of `collect`, in their layout."""
+@compiled
+def hand_over(kind, found, plan, sums, second, totals):
+    """Add to the sums of :func:`~mogul.kernels._tiles.collect`, in their layout."""
+    own, counts, norms, shared, more = found
     n_components, n_features = counts.shape[0], plan.centre.shape[0]
     n_made, apart = plan.left.shape[0], own.shape[0] // n_components
+    side = -(-n_features // PANEL) * PANEL
+    totals[0] += more[0]
+    totals[1] += more[1]
     for k in range(n_components):
         at = k * apart
-        sums[0, k, n_made + n_features] += counts[k]
+        sums[k, n_made + n_features] += counts[k]
         for d in range(n_features):
-            sums[0, k, n_made + d] += own[at + d]
+            sums[k, n_made + d] += own[at + d]
             if kind == DIAG:
-                sums[0, k, d] += own[at + side + d]
+                sums[k, d] += own[at + side + d]
         if kind == SPHERICAL:
-            sums[0, k, n_made + n_features + 1] += norms[k]
+            sums[k, n_made + n_features + 1] += norms[k]
         place = 0
         for i in range(n_features if kind == FULL else 0):
             for j in range(i + 1):
                 first = j // PANEL * PANEL
                 strip = at + side + _lower_strip(first, n_features)
-                sums[0, k, place] += own[strip + (i - first) * PANEL + j - first]
+                sums[k, place] += own[strip + (i - first) * PANEL + j - first]
                 place += 1
     for i in range(n_features if kind == TIED else 0):
         for j in range(i + 1):
             first = j // PANEL * PANEL
             value = shared[_lower_strip(first, n_features) + (i - first) * PANEL + j - first]
-            second[0, i, j] += value
+            second[i, j] += value
             if j < i:
-                second[0, j, i] += value
+                second[j, i] += value

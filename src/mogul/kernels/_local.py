@@ -38,7 +38,16 @@ from mogul.kernels._vectors import (
     total,
 )
 
-__all__ = ["Sharp", "collect_local", "empty_sharp", "prefers_local", "sharpen_local"]
+__all__ = [
+    "Sharp",
+    "add_local",
+    "collect_local",
+    "empty_sharp",
+    "n_products",
+    "prefers_local",
+    "sharpen_local",
+    "unpack",
+]
 
 _FEW = 2
 
@@ -73,10 +82,34 @@ def prefers_local(kind, plan):
 
 
 @compiled
-def collect_local(
+def n_products(kind, n_components, n_features):
+    """How many numbers the products of columns take in :func:`collect_local`."""
+    if kind not in (FULL, TIED):
+        return 0
+    n_square = n_blocked(n_features + 1, _padded(n_features + 1), YES)
+    return n_components * n_square + LANES
+
+
+@inner
+def add_local(
     rows, first_row, last_row, weight, labels, kind, plan, means, sharp, sums, second, totals
 ):  # fmt: skip
-    """Add statistics of some rows about the ``means``, laid out as those of `collect`.
+    """As :func:`collect_local`, and the products in the layout of `collect` at once."""
+    products = np.zeros(n_products(kind, means.shape[0], means.shape[1]))
+    collect_local(
+        rows, first_row, last_row, weight, labels, kind, plan, means, sharp, products, sums, totals
+    )
+    unpack(kind, plan, products, sums, second)
+
+
+@compiled
+def collect_local(
+    rows, first_row, last_row, weight, labels, kind, plan, means, sharp, products, sums, totals
+):  # fmt: skip
+    """Add statistics of some rows about the ``means``.
+
+    Those of diagonal covariances to ``sums``, laid out as by `collect`; of others only to
+    ``products``, see :func:`unpack`.
 
     Parameters
     ----------
@@ -90,8 +123,8 @@ def collect_local(
         Of which only sizes count.
     means : (K, D)
     sharp : Sharp
+    products : (n_products,)
     sums : (K, P + n_lines or more)
-    second : (D, 0 or D or more)
     totals : (2,)
     """
     n_components, n_features = means.shape
@@ -106,7 +139,6 @@ def collect_local(
     near = np.zeros(plan.long_panels * near_step if matrices else 0)
     heavy = np.empty(plan.long_panels * near_step if matrices else 0)
     n_square = n_blocked(n_features + 1, side, YES)
-    blocks = np.zeros(n_components * n_square + LANES if matrices else 0)
     white = np.empty(n_features * PANEL)
     for start in range(first_row, last_row, tile_rows):
         n_rows = min(tile_rows, last_row - start)
@@ -154,14 +186,12 @@ def collect_local(
                         store(near, at + n_features * PANEL + v, splat(1.0))
                 accumulate(
                     heavy, n_features + 1, near_step, near, side, near_step,
-                    blocks, k * n_square, used, YES,
+                    products, k * n_square, used, YES,
                 )  # fmt: skip
             else:
                 _add_along_axes(
                     lines, step, terms, terms_step, k, used, means[k], kind, plan, sums[k]
                 )
-    if matrices:
-        _unpack(blocks, n_square, side, kind, plan, sums, second)
 
 
 @compiled
@@ -290,17 +320,22 @@ def _add_along_axes(lines, step, terms, terms_step, k, n_panels, mean, kind, pla
         sums[square] += total(second + more_second)
 
 
-@inner
-def _unpack(blocks, n_square, side, kind, plan, sums, second):
-    """From squares of products, of columns and one, to the layout of `collect`."""
+@compiled
+def unpack(kind, plan, products, sums, second):
+    """Add the lower triangles of products, of columns and one, to the sums of `collect`.
+
+    These are ``sums`` (K, P + n_lines or more) and ``second`` (D, 0 or D or more).
+    """
     n_components, n_features, n_made = sums.shape[0], plan.centre.shape[0], plan.left.shape[0]
+    side = _padded(n_features + 1)
+    n_square = n_blocked(n_features + 1, side, YES)
     square = np.empty(((n_features + 1), side))
-    for k in range(n_components):
+    for k in range(n_components if products.shape[0] else 0):
         for i in range(n_features + 1):
             for j in range(side):
                 square[i, j] = 0.0
         flat = square.reshape(-1)
-        unblock(blocks, k * n_square, n_features + 1, side, flat, ZERO, side, YES)
+        unblock(products, k * n_square, n_features + 1, side, flat, ZERO, side, YES)
         at = 0
         for i in range(n_features):
             for j in range(i + 1):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mogul.kernels._kmeans import MOST_ITERATIONS, TOL, kmeans
-from mogul.kernels._local import collect_local, prefers_local, sharpen_local
+from mogul.kernels._local import add_local, prefers_local, sharpen_local
 from mogul.kernels._parameters import maximise, prepare
 from mogul.kernels._passes import add_up, dismiss, pass_over
 from mogul.kernels._squarem import (
@@ -223,7 +223,7 @@ def _of_partition(x, weight, labels, kind, plan, desk, floor, own):
     second = np.zeros((d, desk.second.shape[3]))
     totals = np.zeros(2)
     ok = np.empty(k, dtype=np.bool_)
-    collect_local(
+    add_local(
         x, ZERO, n_rows, weight, labels, kind, plan, middle, desk.sharp, sums, second, totals
     )  # fmt: skip
     maximise(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mogul.kernels._local import Sharp, collect_local, empty_sharp
+from mogul.kernels._local import Sharp, add_local, empty_sharp
 from mogul.kernels._tiles import KNOWN, collect
 from mogul.kernels._vectors import PANEL, compiled, fetch_add, inner, leaf, pause, publish, witness
 
@@ -100,7 +100,7 @@ def _take_one(rows, weight, kind, plan, means, desk):
         second[:] = 0.0
     if local:
         known = np.empty(0, dtype=np.int64)
-        collect_local(
+        add_local(
             rows, first, last, weight, known, kind, plan, means, desk.sharp,
             sums[0], second[0], totals[0],
         )  # fmt: skip

@@ -28,7 +28,16 @@ from mogul.errors import InputError
 from mogul.kernels import _parameters as code
 from mogul.kernels import _tiles
 from mogul.kernels._blocks import BLOCK, NARROW_BLOCK
-from mogul.kernels._few import MOST_DROPPED, Screen, collect_few, n_triangular, sharpen
+from mogul.kernels._few import (
+    MOST_DROPPED,
+    FewSums,
+    Screen,
+    collect_few,
+    hand_over,
+    n_triangular,
+    no_sums,
+    sharpen,
+)
 from mogul.kernels._passes import Desk, empty_desk
 from mogul.kernels._vectors import LANES, PANEL
 from mogul.kernels.expansion import Expansion, expansion_limit
@@ -258,6 +267,15 @@ class Sums(NamedTuple):
         return Sums(products, second, totals, [], n_rows, n_screened, self.by_row)
 
 
+class _Found(NamedTuple):
+    """What a stretch of rows adds up to: as a whole and where screened, None if none is."""
+
+    flat: NDArray[np.float64] | None
+    few: FewSums | None
+    strays: NDArray[np.bool_]
+    n_screened: int
+
+
 def collect_sums(
     values: NDArray,
     weight: NDArray[np.float64],
@@ -295,35 +313,45 @@ def collect_sums(
             for end, size, shape in zip(ends, sizes, shapes, strict=True)
         ]
 
-    def sums(span: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
-        flat, strays = np.zeros(sum(sizes)), _no_strays(span, tile_rows)
-        own = parts(flat)
+    def sums(span: slice) -> _Found:
+        few = no_sums(screens[0], n_features) if screens else None
+        flat, strays = None, _no_strays(span, tile_rows)
         row, pause, n_screened = span.start, _PAUSE, 0
         while row < span.stop:
             before = row
             for screen in screens:
                 if row < span.stop:
-                    row = collect_few(values, row, span.stop, weight, plan, screen, *own)
+                    row = collect_few(values, row, span.stop, weight, plan, screen, few)
             pause = _PAUSE if row > before else _PAUSE * pause
             n_screened += row - before
             stop = min(span.stop, row + pause * tile_rows) if screens else span.stop
             if row < stop:
                 tiles = [-(-(end - span.start) // tile_rows) for end in (row, stop)]
                 left = strays[slice(*tiles)]
+                flat = np.zeros(sum(sizes)) if flat is None else flat
+                own = parts(flat)
                 _tiles.collect(values, row, stop, weight, chance, plan, squares, *own, left)
             row = stop
-        return flat, strays, n_screened
+        return _Found(flat, few, strays, n_screened)
 
     spans = cut(len(values), sum(sizes), plan, n_threads)
     found = spread(sums, spans, n_threads)
-    flat, marks, n_screened = zip(*found, strict=True)
-    for more in flat[1:]:
-        flat[0][:] += more
-    products, second, totals = parts(flat[0])
+    strays = _stray_rows(spans, [one.strays for one in found], tile_rows)
+    n_screened = sum(one.n_screened for one in found)
+    flat, few = found[0].flat, found[0].few
+    while len(found) > 1:  # one after another: these are large
+        more = found.pop(1)
+        if more.flat is not None:
+            flat = more.flat if flat is None else np.add(flat, more.flat, out=flat)
+        if few is not None and more.few is not None:
+            few.add(more.few)
+    flat = np.zeros(sum(sizes)) if flat is None else flat
+    products, second, totals = parts(flat)
+    if few is not None:
+        hand_over(screens[0].kind, few, plan, products[0], second[0], totals[0])
     if width and len(weight) < 2:
         second[1:] = second[0]  # the same for all mixtures
-    strays = _stray_rows(spans, marks, tile_rows)
-    return Sums(products, second, totals, strays, len(values), sum(n_screened), by_row)
+    return Sums(products, second, totals, strays, len(values), n_screened, by_row)
 
 
 def add_squares(sums: Sums, plan: _tiles.Plan) -> bool:
