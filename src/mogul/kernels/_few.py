@@ -25,6 +25,7 @@ from mogul.kernels._vectors import (
     YES,
     ZERO,
     above,
+    blank,
     compiled,
     dense,
     exp,
@@ -112,10 +113,10 @@ def no_sums(screen: Screen, n_features: int) -> FewSums:
     n_triangle, side = n_triangular(n_features), len(screen.means) // n_components
     n_squares = {FULL: n_triangle, DIAG: side}.get(kind, 0)
     return FewSums(
-        own=np.zeros(n_components * (side + n_squares)),
+        own=blank.py_func(n_components * (side + n_squares)),
         counts=np.zeros(n_components),
         norms=np.zeros(n_components),
-        shared=np.zeros(n_triangle if kind == TIED else 0),
+        shared=blank.py_func(n_triangle if kind == TIED else 0),
         totals=np.zeros(2),
     )
 
