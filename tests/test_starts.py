@@ -190,6 +190,26 @@ def test_starts_of_a_large_mixture_are_tried_one_after_another(n_rows, monkeypat
     assert_same(apart, together)
 
 
+@methods
+@names
+def test_rows_that_a_start_is_made_from_are_taken_in_chunks(name, method, monkeypatch):
+    x, _ = three_clusters(200)
+    settings = EMSettings(shrinkage=0.1)  # else partitions are compiled
+    asked = {"method": method, "weight": np.linspace(0.5, 2, 200), "settings": settings}
+    whole, _ = begin(x, name, **asked)
+    monkeypatch.setattr(mogul.infer.starts, "_CHUNK_NUMBERS", 1)
+    sizes, moment = [], structure(name).moment
+
+    def counted(weight, *gaps):
+        sizes.append(weight.shape[-1])
+        return moment(weight, *gaps)
+
+    monkeypatch.setattr(structure(name), "moment", staticmethod(counted))
+    parts, _ = begin(x, name, **asked)
+    assert method not in ("kmeans", "random") or {16, 8} <= set(sizes)
+    assert_same(parts, whole, 1e-9)
+
+
 @given(
     st.lists(st.sampled_from([-1.0, 0.0, 5e-12, 1e-11, 2e-11, 1.0, -np.inf, np.nan]), min_size=1)
 )

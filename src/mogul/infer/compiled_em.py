@@ -193,7 +193,7 @@ class CompiledMap:
         sharpen_local(kind, point.log_weights, point.factor, sharp)
 
         def collect(rows: NDArray, weight: NDArray[np.float64], span: slice) -> list[NDArray]:
-            own = [np.zeros(shape) for shape in shapes]
+            own = [np.zeros(part) for part in shapes]
             span_of = span.start, span.stop, weight, known, kind, plan
             collect_local(rows, *span_of, point.means, sharp, *own)
             return own
@@ -208,7 +208,7 @@ class CompiledMap:
             while found:  # one after another: these are large
                 more = found.pop(0)
                 total = more if total is None else _added(total, more)
-        products, sums, totals = total or [np.zeros(shape) for shape in shapes]
+        products, sums, totals = total or [np.zeros(part) for part in shapes]
         second = np.zeros((point.means.shape[1], _width(point)))
         if n_made:
             sums = np.zeros(shape)
