@@ -22,7 +22,7 @@ from mogul.errors import InputError, InputTypeError, RepairWarning, UnknownNameE
 from mogul.infer import squarem, stopping
 from mogul.infer.ascent import ACCELERATIONS, Ascent, Step
 from mogul.infer.em import EMSettings, fit_em, m_step, stack
-from mogul.infer.squarem import MixtureChart
+from mogul.infer.squarem import MixtureChart, VectorChart
 from mogul.infer.stopping import Trace
 from mogul.kernels import draw_step, e_step, log_prob, predict, responsibilities
 
@@ -728,7 +728,7 @@ def test_what_an_extrapolation_makes_collapse_is_given_up():
         value, mapped, bad = next(points)
         return [Step(value, tensor([mapped]), bad)]
 
-    class Line:
+    class Line(VectorChart):
         def encode(self, point, reference):
             return point.clone()
 
@@ -791,16 +791,59 @@ def test_ctrl_c_between_compiled_iterations_keeps_what_was_found(monkeypatch):
     assert ran.log_likelihood[0] > ran.traces[0].value - 1e-12
 
 
+def three_mixtures(name, seed, k, d, step):
+    """On a line in the coordinates of the first, bent at the second; and how far a step leads."""
+    batch, _ = draw(name, seed, k, d, (1,))
+    first, rng = batch[0], np.random.default_rng(seed)
+    origin = MixtureChart().encode(first, first)
+    r, v = (tensor(scale * rng.normal(size=len(origin))) for scale in (0.05, 0.01))
+    ahead = [origin + r, origin + 2 * r + v, origin + 2 * step * r + step**2 * v]
+    second, third, end = (MixtureChart().decode(values, first) for values in ahead)
+    return first, second, third, end
+
+
 @names
-def test_the_chart_is_that_of_torch_and_goes_back_and_forth(name):
-    batch, _ = draw(name, 9, 3, 4, (2,))
-    point, reference = PackedMixture.of(batch[0]), PackedMixture.of(batch[1])
-    values = PackedChart().encode(point, reference)
-    expected = MixtureChart().encode(batch[0], batch[1])
-    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-11)
-    back = PackedChart().decode(values, reference).unpacked()
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4), (9, 2), (5, 17)])
+def test_an_extrapolation_leads_as_far_along_the_line_as_it_says(name, shape):
+    step = 1.5
+    first, second, third, end = three_mixtures(name, 5, *shape, step)
+    packed = [PackedMixture.of(one) for one in (first, second, third)]
+    packed[1] = packed[1].copy()
+    found = PackedChart().extrapolate(*packed, step)
+    assert found is not None
+    same = MixtureChart().extrapolate(first, second, third, step)
+    assert same is not None
+    assert found[1] == same[1] == step
+    assert found[0] is packed[1]  # whose memory is taken
     for part in ("weights", "means", "covariances"):
-        np.testing.assert_allclose(getattr(back, part), getattr(batch[0], part), rtol=1e-9)
+        answer = getattr(found[0].unpacked(), part)
+        np.testing.assert_allclose(answer, getattr(same[0], part), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(answer, getattr(end, part), rtol=1e-9, atol=1e-12)
+    free = [PackedMixture.of(one).copy() for one in (first, second, third)]
+    furthest = PackedChart().extrapolate(*free, 1e9)
+    expected = MixtureChart().extrapolate(first, second, third, 1e9)
+    assert furthest is not None
+    assert expected is not None
+    assert furthest[1] == pytest.approx(expected[1], rel=1e-9)
+    for one, other in ((packed[0], first), (packed[2], third)):  # these are as they were
+        for part, same_part in zip(one.arrays, PackedMixture.of(other).arrays, strict=True):
+            np.testing.assert_array_equal(part, same_part)
+
+
+@names
+def test_nothing_is_to_be_gained_where_a_line_turns_back_or_a_weight_is_zero(name):
+    first, second, third, _ = three_mixtures(name, 6, 3, 2, 2.0)
+    chart = PackedChart()
+    parts = [PackedMixture.of(one).copy() for one in (first, second, first)]
+    assert chart.extrapolate(*parts, 4.0) is None  # there and back: |r| is half of |v|
+    parts = [PackedMixture.of(one).copy() for one in (first, second, second)]
+    assert chart.extrapolate(*parts, 4.0) is None  # |v| is |r|
+    parts = [PackedMixture.of(one).copy() for one in (first, second, third)]
+    for one in parts:
+        one.log_weights[1] = -np.inf
+    assert chart.extrapolate(*parts, 4.0) is None
+    parts = [PackedMixture.of(first).copy() for _ in range(3)]
+    assert chart.extrapolate(*parts, 4.0) is None  # nothing moved
 
 
 # --- starts ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from mogul.beliefs import Belief
 from mogul.infer.ascent import Ascent, Step
 from mogul.infer.em import Streamed, likeliest
 from mogul.infer.problem import Method, Outcome, Problem
+from mogul.infer.squarem import VectorChart
 from mogul.infer.stopping import ELBORecord, Trace
 from mogul.infer.variational import Batches, evidence, look
 
@@ -46,7 +47,7 @@ class CAVIResult:
     interrupted: bool
 
 
-class BeliefChart:
+class BeliefChart(VectorChart[Belief]):
     """The coordinates of the beliefs themselves."""
 
     def encode(self, point: Belief, reference: Belief) -> Tensor:

@@ -306,7 +306,7 @@ class _Climb:
     def settle(self) -> None:
         """A proposal that was never evaluated is not an answer."""
         if self.goes_on and self.memory.numbers[_squarem.PENDING]:
-            for part, plain in zip(self.point.arrays, self.memory.fallback, strict=True):
+            for part, plain in zip(self.point.arrays, self.memory.kept, strict=True):
                 part[...] = plain
 
 
@@ -382,12 +382,8 @@ def blank_memory(like: PackedMixture, acceleration: str) -> _squarem.Memory:
     numbers = np.empty(_squarem.N_NUMBERS)
     _squarem.forget(numbers, False, -math.inf)
     if acceleration == "none":
-        return _squarem.Memory(
-            numbers, _NO_MIXTURE, _NO_MIXTURE, _NO_MIXTURE, charts=np.empty((3, 0))
-        )
-    charts = np.empty((3, _n_coordinates(like)))
-    first, second, fallback = (like.blank().arrays for _ in range(3))
-    return _squarem.Memory(numbers, first, second, fallback, charts)
+        return _squarem.Memory(numbers, _NO_MIXTURE)
+    return _squarem.Memory(numbers, like.blank().arrays)
 
 
 def fit_one(
@@ -421,31 +417,18 @@ def fit_one(
 
 
 class PackedChart:
-    """The coordinates of :class:`~mogul.infer.squarem.MixtureChart`, for packed mixtures."""
+    """What :class:`~mogul.infer.squarem.MixtureChart` does, for packed mixtures."""
 
-    def encode(self, point: PackedMixture, reference: PackedMixture) -> Tensor:
-        values = np.empty(_n_coordinates(point))
-        code.encode(
-            point.kind,
-            point.log_weights,
-            point.means,
-            point.factor,
-            reference.means,
-            reference.factor,
-            values,
-        )
-        return torch.from_numpy(values)
-
-    def decode(self, values: Tensor, reference: PackedMixture) -> PackedMixture:
-        point = reference.blank()
-        parts = point.log_weights, point.means, point.factor
-        code.decode(point.kind, values.numpy(), reference.means, reference.factor, *parts)
-        return point
-
-
-def _n_coordinates(point: PackedMixture) -> int:
-    k, d = point.means.shape
-    return k * (1 + d) + math.prod(point.structure.chart_shape(k, d))
+    def extrapolate(
+        self,
+        first: PackedMixture,
+        second: PackedMixture,
+        third: PackedMixture,
+        max_step: float,
+    ) -> tuple[PackedMixture, float] | None:
+        parts = first.arrays, second.arrays, third.arrays
+        step = code.extrapolate(first.kind, *parts, float(max_step))
+        return (second, step) if step > 0 else None
 
 
 def mended(point: PackedMixture, collapsed: Sequence[int]) -> PackedMixture | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mogul.mixture import Mixture
 
-__all__ = ["Chart", "MixtureChart", "Squarem", "SquaremState"]
+__all__ = ["Chart", "MixtureChart", "Squarem", "SquaremState", "VectorChart"]
 
 _FIRST_MAX_STEP = 4.0
 _STEP_GROWTH = 4.0
@@ -23,13 +24,43 @@ Point = TypeVar("Point")
 class Chart(Protocol[Point]):
     """Coordinates without constraints, that do not depend on the units of the features."""
 
-    def encode(self, point: Point, reference: Point) -> Tensor:
-        """A vector for ``point``, relative to ``reference``; whoever asks may write into it."""
+    def extrapolate(
+        self, first: Point, second: Point, third: Point, max_step: float
+    ) -> tuple[Point, float] | None:
+        r"""Where three successive points lead, and the step α, at most ``max_step``.
+
+        None where there is nothing to gain. The second point is not needed any more: its memory may
+        be taken for the answer.
+        """
         ...
 
+
+class VectorChart(ABC, Generic[Point]):
+    """A chart whose coordinates are vectors."""
+
+    @abstractmethod
+    def encode(self, point: Point, reference: Point) -> Tensor:
+        """A vector for ``point``, relative to ``reference``; whoever asks may write into it."""
+
+    @abstractmethod
     def decode(self, values: Tensor, reference: Point) -> Point:
         """The inverse of :meth:`encode`."""
-        ...
+
+    def extrapolate(
+        self, first: Point, second: Point, third: Point, max_step: float
+    ) -> tuple[Point, float] | None:
+        """See :class:`Chart`."""
+        start, middle, end = (self.encode(point, first) for point in (first, second, third))
+        v = end.sub_(middle)  # in place: a point may be large
+        r = middle.sub_(start)
+        v -= r
+        ratio = float(r.norm() / v.norm())
+        if not ratio > 1.0:  # also when v vanishes or a weight is zero
+            return None
+        step = min(ratio, max_step)
+        values = start.add_(r, alpha=2 * step).add_(v, alpha=step**2)
+        del middle, end, r, v
+        return (self.decode(values, first), step) if bool(torch.isfinite(values).all()) else None
 
 
 @dataclass(frozen=True)
@@ -116,28 +147,16 @@ class Squarem(Generic[Point]):
             return mapped
         (first, first_value), (second, second_value) = self._trail
         self._trail = []
-        proposal = self._extrapolate(first, second, mapped)
-        if proposal is None:
+        found = self._chart.extrapolate(first, second, mapped, self._max_step)
+        if found is None:
             return mapped
+        proposal, self._step = found
         self._fallback = mapped
         self._required = second_value + max(0.0, second_value - first_value)
         return proposal
 
-    def _extrapolate(self, first: Point, second: Point, third: Point) -> Point | None:
-        start, middle, end = (self._chart.encode(m, first) for m in (first, second, third))
-        v = end.sub_(middle)  # in place: a mixture may be large
-        r = middle.sub_(start)
-        v -= r
-        ratio = float(r.norm() / v.norm())
-        if not ratio > 1.0:  # also when v vanishes or a weight is zero
-            return None
-        self._step = min(ratio, self._max_step)
-        values = start.add_(r, alpha=2 * self._step).add_(v, alpha=self._step**2)
-        del middle, end, r, v
-        return self._chart.decode(values, first) if bool(torch.isfinite(values).all()) else None
 
-
-class MixtureChart:
+class MixtureChart(VectorChart[Mixture]):
     """Log-weights, means in units of the reference's Cholesky factors, and factors relative to it.
 
     The covariance structure's own chart is that of a factor's logarithm.

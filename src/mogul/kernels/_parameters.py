@@ -14,7 +14,7 @@ import numpy as np
 from mogul.kernels._blocks import BLOCK
 from mogul.kernels._vectors import compiled, dense, inner
 
-__all__ = ["DIAG", "FULL", "SPHERICAL", "TIED", "decode", "encode", "maximise", "prepare"]
+__all__ = ["DIAG", "FULL", "SPHERICAL", "TIED", "extrapolate", "maximise", "prepare"]
 
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
@@ -97,6 +97,18 @@ def _transposed_times(lower, vector, out):
     for i in range(lower.shape[0]):
         for j in range(i + 1):
             out[j] += lower[i, j] * vector[i]
+
+
+@dense
+def _triangles_product(left, right, out):
+    """Of two lower triangular matrices; zero above."""
+    for i in range(left.shape[0]):
+        for j in range(left.shape[0]):
+            out[i, j] = 0.0
+        for m in range(i + 1):
+            factor = left[i, m]
+            for j in range(m + 1):
+                out[i, j] += factor * right[m, j]
 
 
 # --- parameters to a plan -------------------------------------------------------------------------
@@ -305,91 +317,123 @@ def _unit(matrix):
             matrix[i, j] = 1.0 if i == j else 0.0
 
 
-# --- coordinates to extrapolate in ----------------------------------------------------------------
+# --- extrapolation --------------------------------------------------------------------------------
 
 
 @compiled
-def encode(kind, log_weights, means, factor, ref_means, ref_factor, values):
-    """Log-weights, means and logarithms of factors, in units of a reference's factors.
+def extrapolate(kind, first, second, third, max_step):
+    """Where first-order SQUAREM leads from three successive mixtures, written over the ``second``.
 
-    Returns how many of ``values`` they fill.
+    See :class:`mogul.infer.squarem.Squarem`. Coordinates are log-weights, and means and logarithms
+    of factors in units of the first mixture's factors. They are found twice, component after
+    component, since those of a large mixture are large.
+
+    Returns the step, at most ``max_step``, or 0 where there is nothing to gain; then the second
+    mixture may be lost.
     """
-    n_components, n_features = means.shape
-    at = n_components
-    for k in range(n_components):
-        values[k] = log_weights[k]
+    n_components, n_features = first[1].shape
     matrices = kind in (FULL, TIED)
-    inverse = np.zeros((n_features, n_features))
+    size = n_features if matrices else 0
+    inverse, factor = np.zeros((size, size)), np.zeros((size, size))
+    n_most = n_features + (size * (size + 1) // 2 if matrices else n_features)
+    r, v = np.empty(n_most), np.empty(n_most)
+    along, bend = 0.0, 0.0
     for k in range(n_components):
-        if kind == FULL or (kind == TIED and k == 0):
-            _invert(ref_factor[k], inverse)
-        for i in range(n_features):
-            if matrices:
-                value = 0.0
-                for j in range(i + 1):
-                    value += inverse[i, j] * (means[k, j] - ref_means[k, j])
-            else:
-                scale = ref_factor[k, 0, i if kind == DIAG else 0]
-                value = (means[k, i] - ref_means[k, i]) / scale
-            values[at] = value
-            at += 1
-    for b in range(factor.shape[0]):
-        if not matrices:
-            for d in range(factor.shape[2]):
-                values[at] = math.log(factor[b, 0, d] / ref_factor[b, 0, d])
-                at += 1
-            continue
-        _invert(ref_factor[b], inverse)
-        for i in range(n_features):
+        gain = second[0][k] - first[0][k]
+        more = third[0][k] - second[0][k] - gain
+        along += gain * gain
+        bend += more * more
+        for i in range(_differences(kind, k, first, second, third, inverse, factor, r, v)):
+            along += r[i] * r[i]
+            bend += v[i] * v[i]
+    ratio = math.sqrt(along) / max(math.sqrt(bend), 1e-300)
+    if not (ratio > 1.0 and bend < math.inf):
+        return 0.0
+    step = min(ratio, max_step)
+    finite, peak, mass = True, -math.inf, 0.0
+    for k in range(n_components):
+        gain = second[0][k] - first[0][k]
+        more = third[0][k] - second[0][k] - gain
+        n = _differences(kind, k, first, second, third, inverse, factor, r, v)
+        for i in range(n):
+            r[i] = 2.0 * step * r[i] + step * step * v[i]
+            finite &= abs(r[i]) < math.inf
+        second[0][k] = first[0][k] + 2.0 * step * gain + step * step * more
+        finite &= abs(second[0][k]) < math.inf
+        peak = max(peak, second[0][k])
+        _move(kind, k, first, r, n > n_features, factor, second[1], second[2])
+    for k in range(n_components):
+        mass += math.exp(second[0][k] - peak)
+    for k in range(n_components):
+        second[0][k] -= peak + math.log(mass)
+    return step if finite else 0.0
+
+
+@inner
+def _differences(kind, k, first, second, third, inverse, relative, r, v):
+    """Of a component's coordinates: r from the first to the second, and how r changes to the next.
+
+    Returns how many there are.
+    """
+    if kind == FULL or (kind == TIED and k == 0):
+        _invert(first[2][k], inverse)
+    n = _coordinates(kind, k, first, second, inverse, relative, r)
+    _coordinates(kind, k, first, third, inverse, relative, v)
+    for i in range(n):
+        v[i] -= 2.0 * r[i]  # those of the first are zero
+    return n
+
+
+@inner
+def _coordinates(kind, k, reference, mixture, inverse, relative, values):
+    """A component's mean and the logarithm of its factor, in units of the reference's factor.
+
+    A factor that all share is the first component's. Returns how many ``values`` are filled.
+    """
+    at = mixture[1].shape[1]
+    if kind in (FULL, TIED):
+        for i in range(at):
+            value = 0.0
             for j in range(i + 1):
-                value = 0.0
-                for m in range(j, i + 1):
-                    value += inverse[i, m] * factor[b, m, j]
-                values[at] = math.log(value) if i == j else value
-                at += 1
+                value += inverse[i, j] * (mixture[1][k, j] - reference[1][k, j])
+            values[i] = value
+        if kind == FULL or k == 0:
+            _triangles_product(inverse, mixture[2][k], relative)
+            for i in range(mixture[1].shape[1]):
+                for j in range(i):
+                    values[at + j] = relative[i, j]
+                values[at + i] = math.log(relative[i, i])
+                at += i + 1
+        return at
+    for d in range(at):
+        scale = reference[2][k, 0, d if kind == DIAG else 0]
+        values[d] = (mixture[1][k, d] - reference[1][k, d]) / scale
+    for d in range(mixture[2].shape[2]):
+        values[at] = math.log(mixture[2][k, 0, d] / reference[2][k, 0, d])
+        at += 1
     return at
 
 
-@compiled
-def decode(kind, values, ref_means, ref_factor, log_weights, means, factor):
-    """The inverse of :func:`encode`; weights are made to add up to one."""
-    n_components, n_features = means.shape
-    at = n_components
-    peak, mass = values[0], 0.0
-    for k in range(1, n_components):
-        peak = max(peak, values[k])
-    for k in range(n_components):
-        mass += math.exp(values[k] - peak)
-    for k in range(n_components):
-        log_weights[k] = values[k] - peak - math.log(mass)
-    matrices = kind in (FULL, TIED)
-    for k in range(n_components):
-        for i in range(n_features):
-            if matrices:
-                row = ref_factor[k if kind == FULL else 0, i]
-                value = 0.0
-                for j in range(i + 1):
-                    value += row[j] * values[at + j]
-            else:
-                value = ref_factor[k, 0, i if kind == DIAG else 0] * values[at + i]
-            means[k, i] = ref_means[k, i] + value
-        at += n_features
-    inner = np.zeros((n_features, n_features))
-    for b in range(factor.shape[0]):
-        if not matrices:
-            for d in range(factor.shape[2]):
-                factor[b, 0, d] = ref_factor[b, 0, d] * math.exp(values[at])
-                at += 1
-            continue
-        for i in range(n_features):
-            for j in range(i + 1):
-                inner[i, j] = math.exp(values[at]) if i == j else values[at]
-                at += 1
-        for i in range(n_features):
-            for j in range(i + 1):
-                value = 0.0
-                for m in range(j, i + 1):
-                    value += ref_factor[b, i, m] * inner[m, j]
-                factor[b, i, j] = value
-            for j in range(i + 1, n_features):
-                factor[b, i, j] = 0.0
+@inner
+def _move(kind, k, reference, values, has_factor, relative, means, factor):
+    """The component with these coordinates."""
+    n_features = means.shape[1]
+    if kind in (FULL, TIED):
+        lower = reference[2][k if kind == FULL else 0]
+        _lower_times(lower, values, means[k])
+        for d in range(n_features):
+            means[k, d] += reference[1][k, d]
+        if has_factor:
+            at = n_features
+            for i in range(n_features):
+                for j in range(i):
+                    relative[i, j] = values[at + j]
+                relative[i, i] = math.exp(values[at + i])
+                at += i + 1
+            _triangles_product(lower, relative, factor[k])
+        return
+    for d in range(n_features):
+        scale = reference[2][k, 0, d if kind == DIAG else 0]
+        means[k, d] = reference[1][k, d] + scale * values[d]
+    for d in range(factor.shape[2]):
+        factor[k, 0, d] = reference[2][k, 0, d] * math.exp(values[n_features + d])

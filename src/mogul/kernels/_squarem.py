@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mogul.kernels._parameters import decode, encode
+from mogul.kernels._parameters import extrapolate
 from mogul.kernels._vectors import compiled, inner
 
 __all__ = [
@@ -60,13 +60,13 @@ class Rule(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a climb remembers: three mixtures, coordinates of three, and some numbers."""
+    """What a climb remembers: some numbers, and a mixture.
+
+    That is the first of two iterations, then where to fall back to from a proposal.
+    """
 
     numbers: NDArray[np.float64]
-    first: tuple[NDArray[np.float64], ...]
-    second: tuple[NDArray[np.float64], ...]
-    fallback: tuple[NDArray[np.float64], ...]
-    charts: NDArray[np.float64]
+    kept: tuple[NDArray[np.float64], ...]
 
 
 @compiled
@@ -114,7 +114,7 @@ def rejects(memory, value):
 def fall_back(memory, own):
     """Give the proposal up; the plain map's point, and shorter steps from now on."""
     numbers = memory.numbers
-    copy_mixture(memory.fallback, own)
+    copy_mixture(memory.kept, own)
     numbers[PENDING] = 0.0
     numbers[_MAX_STEP] = max(FIRST_MAX_STEP, numbers[_STEP] / STEP_GROWTH)
 
@@ -165,43 +165,15 @@ def advance(kind, memory, own, value, mapped):
             numbers[_MAX_STEP] *= STEP_GROWTH
         copy_mixture(mapped, own)
     elif not numbers[_N_TRAIL] > 0.0:
-        copy_mixture(own, memory.first)
+        copy_mixture(own, memory.kept)
         numbers[_N_TRAIL], numbers[_BEFORE] = 1.0, value
         copy_mixture(mapped, own)
     else:
         numbers[_N_TRAIL] = 0.0
-        copy_mixture(own, memory.second)
-        if _propose(kind, memory, own, mapped):
-            copy_mixture(mapped, memory.fallback)
-            numbers[PENDING] = 1.0
+        step = extrapolate(kind, memory.kept, own, mapped, numbers[_MAX_STEP])
+        if step > 0.0:
+            copy_mixture(mapped, memory.kept)
+            numbers[PENDING], numbers[_STEP] = 1.0, step
             numbers[_REQUIRED] = value + max(0.0, value - numbers[_BEFORE])
         else:
             copy_mixture(mapped, own)
-
-
-@inner
-def _propose(kind, memory, own, mapped):
-    """Extrapolate from the trail and ``mapped`` to ``own``; whether there is anything to gain."""
-    first, second, charts = memory.first, memory.second, memory.charts
-    size = encode(kind, first[0], first[1], first[2], first[1], first[2], charts[0])
-    encode(kind, second[0], second[1], second[2], first[1], first[2], charts[1])
-    encode(kind, mapped[0], mapped[1], mapped[2], first[1], first[2], charts[2])
-    along, bend = 0.0, 0.0
-    for i in range(size):
-        r = charts[1, i] - charts[0, i]
-        v = charts[2, i] - charts[1, i] - r
-        charts[1, i], charts[2, i] = r, v
-        along += r * r
-        bend += v * v
-    ratio = math.sqrt(along) / max(math.sqrt(bend), 1e-300)
-    if not (ratio > 1.0 and bend < math.inf):
-        return False
-    step = min(ratio, memory.numbers[_MAX_STEP])
-    memory.numbers[_STEP] = step
-    finite = True
-    for i in range(size):
-        charts[0, i] += 2.0 * step * charts[1, i] + step * step * charts[2, i]
-        finite &= abs(charts[0, i]) < math.inf
-    if finite:
-        decode(kind, charts[0], first[1], first[2], own[0], own[1], own[2])
-    return finite
