@@ -983,7 +983,8 @@ def megabytes(what):
 
 warnings.simplefilter("ignore")
 k, d, rng = 128, 128, np.random.default_rng(0)
-means = 2 * rng.normal(size=(k, d))
+overlapping = sys.argv[1] == "overlapping"
+means = (0.25 if overlapping else 2) * rng.normal(size=(k, d))
 x = means[rng.integers(k, size=20_000)] + rng.normal(size=(20_000, d))
 given = {"weights_init": np.full(k, 1 / k), "means_init": means}
 given["precisions_init"] = np.stack([np.eye(d)] * k)
@@ -994,7 +995,9 @@ settings = {
     "given": given,
     "extrapolated": {**given, "acceleration": "squarem", "max_iter": 12},
     "found": {},
+    "overlapping": {"max_iter": 30, "tol": 1e-6},
     "random": {"init_params": "random"},
+    "k-means++": {"init_params": "k-means++"},
 }
 how = {"max_iter": 2, "tol": 0, "random_state": 0, **settings[sys.argv[1]]}
 GaussianMixture(k, **how).fit(x)
@@ -1005,15 +1008,7 @@ print(megabytes("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
 @pytest.mark.parametrize(
-    "fit",
-    [
-        "given",
-        "extrapolated",
-        "random",
-        pytest.param(
-            "found", marks=pytest.mark.xfail(reason="it takes 164 MB of 161.6", strict=True)
-        ),
-    ],
+    "fit", ["given", "extrapolated", "found", "overlapping", "random", "k-means++"]
 )
 def test_memory_of_a_large_fit_is_bounded(fit):
     """64 MB and the size of the mixture for each of two threads, beyond the rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -18,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mogul import kernels
+from mogul._memory import given_back_if_large
 from mogul._threads import one_thread_if_small
 from mogul._warn import warn
 from mogul.covariances import STRUCTURES, structure
@@ -304,7 +306,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_enough_rows(self.n_components, array, weight)
         names = getattr(self, "feature_names_in_", None)
         work = array.size * array.shape[1] * int(self.n_components)
-        with one_thread_if_small(work), Observers(self) as observers:
+        give_back = given_back_if_large(self._n_numbers(array.shape[1]))
+        with give_back, one_thread_if_small(work), Observers(self) as observers:
             fixed = self._fixed_parts(array.shape[1])
             rows = as_rows(array, weight, device)
             warn_of_constant_columns(rows, names, _CONSTANT)
@@ -341,7 +344,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         fixed = self._fixed_parts(source.n_features)
         surveys: list[Survey] = []
         leads = Team().leads
-        with Observers(self, silent=not leads) as observers:  # the others would say the same
+        give_back = given_back_if_large(self._n_numbers(source.n_features))
+        with give_back, Observers(self, silent=not leads) as observers:  # others would say the same
             passes = observers.of_passes(source)
             fit = fit_source(
                 source,
@@ -414,6 +418,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self._set_mixture(moved, self.means_.dtype)
         self.lower_bound_, self.n_seen_ = value, seen + rows.total_weight
         return self
+
+    def _n_numbers(self, n_features: int) -> int:
+        """In the covariances."""
+        kind = structure(self.covariance_type)
+        return math.prod(kind.factor_shape(int(self.n_components), n_features))
 
     def _checkpoint(self) -> Checkpoint | None:
         given = self.checkpoint
@@ -538,10 +547,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             "precisions_": covariance.precisions,
             "precisions_cholesky_": covariance.precisions_cholesky,
         }
-        for name, compute in attributes.items():  # one at a time: a mixture may be large
-            setattr(self, name, np.ascontiguousarray(compute().numpy(), dtype=dtype))
-        rounded = named.to(dtype=getattr(torch, dtype.name))
-        self._keep(rounded)
+        with given_back_if_large(covariance.factor.numel()):
+            for name, compute in attributes.items():  # one at a time: a mixture may be large
+                setattr(self, name, np.ascontiguousarray(compute().numpy(), dtype=dtype))
+            self._keep(named.to(dtype=getattr(torch, dtype.name)))
 
     def _keep(self, mixture: Mixture) -> None:
         self._mixture = mixture, {name: _digest(getattr(self, name)) for name in _READ_BACK}

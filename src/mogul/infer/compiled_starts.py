@@ -10,12 +10,12 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
+from mogul._memory import LARGE_MIXTURE
 from mogul._threads import at_hand, spread
 from mogul.covariances import Covariance, DiagCovariance
 from mogul.data.rows import Rows
 from mogul.infer.compiled_em import blank_memory, climbing_rule, fit_one
 from mogul.infer.em import likeliest
-from mogul.infer.starts import LARGE_MIXTURE
 from mogul.kernels import _many
 from mogul.kernels._kmeans import n_tries
 from mogul.kernels._passes import Desk

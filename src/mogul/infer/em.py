@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from mogul._memory import given_back_if_large
 from mogul._threads import at_hand, one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.errors import InputError
@@ -263,11 +264,12 @@ def fit_em(
     work = n_rows * start.means.numel() * start.n_features
     numbers = max(start.means.numel(), start.covariance.factor.numel())
     few = numbers <= _HOST_NUMBERS * len(start)
+    give_back = given_back_if_large(start.covariance.factor.numel() // len(start))
     start = start.to(device="cpu" if few else device)
     traces = [Trace(first + i, previous) for i in range(len(start))]
     points = [start[i] for i in range(len(start))]
     n_threads = at_hand()
-    with one_thread_if_small(work):
+    with give_back, one_thread_if_small(work):
         if not isinstance(batches, Streamed) and compiles(device, kind, settings):
             from mogul.infer.compiled_em import fit_packed
             from mogul.kernels.packed import PackedMixture

@@ -13,6 +13,7 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor
 
+from mogul._memory import LARGE_MIXTURE
 from mogul._threads import one_thread_if_small
 from mogul.covariances import Covariance
 from mogul.data.rows import Rows
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CANDIDATES",
-    "LARGE_MIXTURE",
     "SAMPLE_NUMBERS",
     "SHORT_ITERATIONS",
     "STARTS",
@@ -49,8 +49,6 @@ SAMPLE_NUMBERS = 1 << 22
 CANDIDATES = 4
 """k-means runs for each start, half of them on standardised columns; the best after a short EM
 is taken (Biernacki, Celeux and Govaert 2003 recommend short runs of EM for this)."""
-LARGE_MIXTURE = 1 << 19
-"""Numbers in a mixture from which on few are kept at a time: four megabytes."""
 SHORT_ITERATIONS = 10
 """On 350 simulated tables six took 0.94 of the time, and 76 % in place of 77 % of the fits ended
 within 0.001 nats a row of the best."""
