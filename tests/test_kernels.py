@@ -18,6 +18,7 @@ from mogul import Mixture
 from mogul._threads import in_threads, one_thread_if_small
 from mogul.infer.em import m_step
 from mogul.kernels import KERNELS, e_step, log_prob, predict, responsibilities
+from mogul.kernels.reference import ReferenceKernel
 from mogul.stats import Stats
 
 KINDS = list(CASES)
@@ -389,6 +390,53 @@ def test_the_m_step_takes_weighted_moments(name, seed, size, floor):
     np.testing.assert_allclose(fitted.weights, count / count.sum(), rtol=1e-10)
     np.testing.assert_allclose(fitted.means, means, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(fitted.covariances, covariances + floor * eye, rtol=1e-8, atol=1e-9)
+
+
+# --- a few components at a time -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("elements", [1, 130, 200])
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("name", KINDS)
+def test_components_taken_a_few_at_a_time_are_those_taken_together(
+    name, batch, elements, monkeypatch
+):
+    """Of components with many columns the reference kernel takes a few at a time."""
+    mixture, _ = draw(name, 4, 5, 3, batch)
+    rng = np.random.default_rng(4)
+    x, weight = tensor(3 * rng.normal(size=(50, 3))), tensor(rng.uniform(0, 2, 50))
+    uniform = tensor(rng.uniform(size=(*batch, 50)))
+    whole = ReferenceKernel(mixture)
+    kept, answers = x.clone(), ("log_prob", "labels", "responsibilities")
+    together = [whole.collect(x, weight, one) for one in (None, uniform)]
+    scores = [whole.score(x, what) for what in answers]
+    monkeypatch.setattr(mogul.kernels.reference, "_TILE_ELEMENTS", elements)
+    monkeypatch.setattr(mogul.kernels.reference, "_FEWEST_ROWS", 16)
+    parts = ReferenceKernel(mixture)
+    assert parts.tile_rows == 16
+    assert len(parts._components(16)) > 1
+    for one, expected in zip((None, uniform), together, strict=True):
+        assert_stats(parts.collect(x, weight, one), as_dict(expected), rtol=1e-13)
+    for what, expected in zip(answers, scores, strict=True):
+        torch.testing.assert_close(parts.score(x, what), expected, rtol=1e-13, atol=1e-15)
+    assert torch.equal(x, kept)
+
+
+def test_gradients_flow_through_components_taken_a_few_at_a_time(monkeypatch):
+    mixture, truth = draw_one("full", 4, 5, 3)
+    x = tensor(truth.draw(np.random.default_rng(4), 50))
+    found = []
+    for elements in (1 << 19, 1):
+        monkeypatch.setattr(mogul.kernels.reference, "_TILE_ELEMENTS", elements)
+        monkeypatch.setattr(mogul.kernels.reference, "_FEWEST_ROWS", 16)
+        means = mixture.means.clone().requires_grad_()
+        stats = ReferenceKernel(Mixture(mixture.log_weights, means, mixture.covariance)).collect(
+            x, None
+        )
+        (gradient,) = torch.autograd.grad(stats.log_likelihood + stats.second.sum(), means)
+        found.append(gradient)
+    assert float(found[0].abs().max()) > 1
+    torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-11)
 
 
 # --- memory ---------------------------------------------------------------------------------------

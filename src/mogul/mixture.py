@@ -446,11 +446,18 @@ class Mixture(Distribution):
         found = found.movedim(n_batch, 0)  # (S, *batch, …)
         return found.reshape(sample_shape + found.shape[1:])
 
-    def component_terms(self, rows: Tensor) -> Tensor:
-        """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch, S, D); (*batch, K, S)."""
-        gap = rows.unsqueeze(-3) - self.means.unsqueeze(-2)  # (*batch, K, S, D)
-        distance = self.covariance.whiten(gap).square().sum(-1)
-        constant = self.log_weights - self.covariance.log_diagonal().sum(-1)
+    def component_terms(self, rows: Tensor, components: Tensor | None = None) -> Tensor:
+        """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch, S, D); (*batch, K, S).
+
+        Of all components, or of those with these indices.
+        """
+        log_weights, means, covariance = self.log_weights, self.means, self.covariance
+        if components is not None:
+            log_weights, means = log_weights[..., components], means[..., components, :]
+            covariance = covariance.select(components)
+        gap = rows.unsqueeze(-3) - means.unsqueeze(-2)  # (*batch, K, S, D)
+        distance = covariance.whiten(gap).square().sum(-1)
+        constant = log_weights - covariance.log_diagonal().sum(-1)
         constant = constant - 0.5 * self.n_features * math.log(2 * math.pi)
         return constant.unsqueeze(-1) - 0.5 * distance
 

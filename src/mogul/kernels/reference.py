@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor
@@ -18,6 +17,10 @@ _TILE_ELEMENTS = 1 << 19
 """Rows × components × features held at once: 4 MB, the share of a core's caches."""
 _ACCELERATOR_ELEMENTS = 1 << 23
 """The same where there is one cache for all: 32 MB of float32."""
+_FEWEST_ROWS = 256
+"""Rows of a tile, at least: a few components at a time where all of them would leave fewer. To add
+the statistics of a tile to the others takes as long, if components have many, as hundreds of rows.
+"""
 
 
 class ReferenceKernel:
@@ -35,13 +38,27 @@ class ReferenceKernel:
 
     @property
     def tile_rows(self) -> int:
-        per_row = max(1, self.mixture.means.numel())
+        return max(_FEWEST_ROWS, self._most_elements // max(1, self.mixture.means.numel()))
+
+    @property
+    def _most_elements(self) -> int:
         on_cpu = self.mixture.means.device.type == "cpu"
-        return max(16, (_TILE_ELEMENTS if on_cpu else _ACCELERATOR_ELEMENTS) // per_row)
+        return _TILE_ELEMENTS if on_cpu else _ACCELERATOR_ELEMENTS
+
+    def _components(self, n_rows: int) -> list[Tensor | None]:
+        """Which are worked on at a time over so many rows; None for all of them."""
+        mixture = self.mixture
+        k, n_elements = mixture.n_components, max(1, n_rows) * mixture.means.numel()
+        at_a_time = max(1, k * self._most_elements // max(1, n_elements))
+        if at_a_time >= k:
+            return [None]
+        return list(torch.arange(k, device=mixture.device).split(at_a_time))
 
     def terms(self, rows: Tensor) -> Tensor:
         """Log w_k + log N(x; μ_k, Σ_k) for rows (*batch or (), S, D); (*batch, K, S)."""
-        return self.mixture.component_terms(rows.to(self.mixture.means))
+        rows = rows.to(self.mixture.means)
+        parts = self._components(rows.shape[-2])
+        return _joined([self.mixture.component_terms(rows, part) for part in parts], -2)
 
     def score(self, rows: Tensor, what: str) -> Tensor:
         """What is asked of each row, by :func:`scored`."""
@@ -57,7 +74,7 @@ class ReferenceKernel:
         if not rows.shape[-2]:
             return self._collect_tile(rows, sample_weight, uniform)
         return reduce(
-            add,
+            Stats.plus,
             (
                 self._collect_tile(
                     rows[..., part, :],
@@ -72,7 +89,7 @@ class ReferenceKernel:
         self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None
     ) -> Stats:
         rows = rows.to(self.mixture.means)
-        terms = self.mixture.component_terms(rows)
+        terms = self.terms(rows)
         log_prob = terms.logsumexp(-2)  # (*batch, S)
         shares = (terms - log_prob.unsqueeze(-2)).exp()
         if uniform is not None:
@@ -82,15 +99,34 @@ class ReferenceKernel:
         else:
             weight = sample_weight.to(log_prob)
         shares = shares * weight.unsqueeze(-2)
-        gap = rows.unsqueeze(-3) - self.mixture.means.unsqueeze(-2)
+        first, second = self._moments(rows, shares)
         return Stats(
             count=shares.sum(-1).double(),
-            first=(shares.unsqueeze(-2) @ gap).squeeze(-2).double(),
-            second=self.mixture.covariance.moment(shares, gap, gap).double(),
+            first=first.double(),
+            second=second.double(),
             origin=self.origin,
             row_weight=weight.double().sum(-1).expand(self.mixture.batch_shape),
             log_likelihood=(weight * log_prob).sum(-1).double(),
         )
+
+    def _moments(self, rows: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums about the means, of rows and of products of their columns."""
+        kind = type(self.mixture.covariance)
+        first, second = [], []
+        for part in self._components(rows.shape[-2]):
+            own, means = shares, self.mixture.means
+            if part is not None:
+                own, means = own[..., part, :], means[..., part, :]
+            gap = rows.unsqueeze(-3) - means.unsqueeze(-2)
+            first.append((own.unsqueeze(-2) @ gap).squeeze(-2))
+            second.append(kind.moment(own, gap, gap))
+        if not kind.block_ndim:  # of all components together
+            return _joined(first, -2), reduce(torch.add, second)
+        return _joined(first, -2), _joined(second, shares.ndim - 2)
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
 _ANSWERS: dict[str, Callable[[Tensor], Tensor]] = {
