@@ -62,21 +62,24 @@ def cholesky_report(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_parts(
-    factorise: Callable[[Tensor], tuple[Tensor, Tensor]], matrices: Tensor
+    factorise: Callable[..., tuple[Tensor, Tensor]], matrices: Tensor, *values: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``factorise`` of matrices (*, D, D), as :func:`cholesky_report`, some of them at a time.
 
-    What it needs on the way is then small where there are many.
+    What it needs on the way is then small where there are many. It is also given what belongs to
+    each matrix of some ``values``, broadcastable to (*).
     """
     size = matrices.shape[-1] ** 2
     step = max(1, _PART_NUMBERS // max(1, size))
-    if matrices.numel() <= step * size or matrices.requires_grad:
-        return factorise(matrices)
+    tracked = any(part.requires_grad for part in (matrices, *values))
+    if matrices.numel() <= step * size or tracked:
+        return factorise(matrices, *values)
     flat = matrices.flatten(0, -3)
+    each = [value.expand(matrices.shape[:-2]).flatten() for value in values]
     factor, ok = torch.empty_like(flat), torch.empty_like(flat[:, 0, 0], dtype=torch.bool)
     for start in range(0, len(flat), step):
         part = slice(start, start + step)
-        factor[part], ok[part] = factorise(flat[part])
+        factor[part], ok[part] = factorise(flat[part], *(value[part] for value in each))
     return factor.reshape(matrices.shape), ok.reshape(matrices.shape[:-2])
 
 

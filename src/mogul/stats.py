@@ -63,22 +63,6 @@ class Stats:
         sums = {name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS}
         return replace(self, **sums)
 
-    def plus(self, other: Stats) -> Stats:
-        """The sum, in the memory of this one, which is lost, where nothing tracks gradients.
-
-        Statistics of large mixtures are large.
-        """
-        parts = [getattr(one, name) for one in (self, other) for name in _LARGE]
-        if any(part.requires_grad for part in parts):
-            return self + other
-        large = {name: getattr(self, name).add_(getattr(other, name)) for name in _LARGE}
-        return replace(
-            self,
-            row_weight=self.row_weight + other.row_weight,
-            log_likelihood=self.log_likelihood + other.log_likelihood,
-            **large,
-        )
-
     def zero(self) -> Stats:
         """The neutral element with this one's shapes and origin."""
         return replace(self, **{name: torch.zeros_like(getattr(self, name)) for name in _SUMS})
@@ -122,4 +106,3 @@ class Stats:
 
 
 _SUMS = tuple(f.name for f in fields(Stats) if f.name != "origin")
-_LARGE = ("count", "first", "second")

@@ -276,6 +276,8 @@ class Covariance(ABC):
 
     def recentre(self, stats: Stats, origin: Tensor) -> Stats:
         """The same statistics about another origin, exactly (an affine map)."""
+        if stats.origin is origin:
+            return stats
         shift = (stats.origin - origin).unsqueeze(-2)  # (*batch, K, 1, D)
         first = stats.first.unsqueeze(-2)
         one = torch.ones_like(stats.count).unsqueeze(-1)  # (*batch, K, 1)

@@ -75,7 +75,7 @@ class FullCovariance(Covariance):
         return precision_factor(self.factor)
 
     def variances(self) -> Tensor:
-        return self.factor.square().sum(-1)
+        return torch.linalg.vector_norm(self.factor, dim=-1).square()
 
     def scale_tril(self) -> Tensor:
         return self.factor
@@ -143,8 +143,11 @@ class FullCovariance(Covariance):
     def from_moment(
         cls, moment: Tensor, count: Tensor, n_features: int, floor: Tensor
     ) -> tuple[Self, Tensor]:
-        covariances = add_to_diagonal(moment / count[..., None, None], floor.unsqueeze(-1))
-        factor, ok = by_parts(lambda part: cholesky_report(symmetric(part)), covariances)
+        def factorise(moment: Tensor, count: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+            covariances = add_to_diagonal(moment / count[..., None, None], floor)
+            return cholesky_report(symmetric(covariances))
+
+        factor, ok = by_parts(factorise, moment, count, floor.unsqueeze(-1))
         return cls(factor, count.shape[-1], n_features), ok
 
     @classmethod

@@ -214,6 +214,7 @@ def m_step(
     covariance, ok = kind.from_moment(
         central, rows, stats.origin.shape[-1], stats.count.new_tensor(floor)
     )
+    del central  # it may be large
     means = stats.origin + shift
     noise = _ROUNDING * eps * torch.maximum(shift.square(), eps * means.square())
     ok = ok & filled & (covariance.variances() > noise).all(-1)

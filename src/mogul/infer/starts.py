@@ -432,7 +432,8 @@ def _short_em(
         return None, 0, -math.inf
     # The fit's own tolerance: a start is judged by where the fit itself would bring it.
     short = replace(settings, max_iter=SHORT_ITERATIONS, acceleration="none")
-    ran = fit_em(rows, mended[index], short)
+    living = mended if len(index) == len(ok) else mended[index]  # which is a copy
+    ran = fit_em(rows, living, short)
     if ran.interrupted:  # there is nothing to keep yet
         raise KeyboardInterrupt
     values = ran.log_likelihood.tolist()

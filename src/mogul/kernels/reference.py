@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -71,23 +72,25 @@ class ReferenceKernel:
 
         With ``uniform`` (*batch, N) each row is of one component, drawn by its responsibilities.
         """
-        if not rows.shape[-2]:
-            return self._collect_tile(rows, sample_weight, uniform)
-        return reduce(
-            Stats.plus,
-            (
-                self._collect_tile(
-                    rows[..., part, :],
-                    None if sample_weight is None else sample_weight[..., part],
-                    None if uniform is None else uniform[..., part],
-                )
-                for part in tiles(slice(0, rows.shape[-2]), self.tile_rows)
-            ),
-        )
+        total: Stats | None = None
+        for part in list(tiles(slice(0, rows.shape[-2]), self.tile_rows)) or [slice(0, 0)]:
+            weight = None if sample_weight is None else sample_weight[..., part]
+            chance = None if uniform is None else uniform[..., part]
+            total = self._with_tile(total, rows[..., part, :], weight, chance)
+        assert total is not None
+        return total
 
-    def _collect_tile(
-        self, rows: Tensor, sample_weight: Tensor | None, uniform: Tensor | None
+    def _with_tile(
+        self,
+        total: Stats | None,
+        rows: Tensor,
+        sample_weight: Tensor | None,
+        uniform: Tensor | None,
     ) -> Stats:
+        """The statistics of one more tile and what there was, whose memory is taken if it may be.
+
+        Statistics of large mixtures are large.
+        """
         rows = rows.to(self.mixture.means)
         terms = self.terms(rows)
         log_prob = terms.logsumexp(-2)  # (*batch, S)
@@ -99,34 +102,57 @@ class ReferenceKernel:
         else:
             weight = sample_weight.to(log_prob)
         shares = shares * weight.unsqueeze(-2)
-        first, second = self._moments(rows, shares)
-        return Stats(
+        known = None
+        if total is not None and not (shares.requires_grad or total.second.requires_grad):
+            known = total.first, total.second
+        first, second = self._moments(rows, shares, known)
+        tile = Stats(
             count=shares.sum(-1).double(),
-            first=first.double(),
-            second=second.double(),
+            first=first,
+            second=second,
             origin=self.origin,
             row_weight=weight.double().sum(-1).expand(self.mixture.batch_shape),
             log_likelihood=(weight * log_prob).sum(-1).double(),
         )
+        if total is None or known is None:
+            return tile if total is None else total + tile
+        return replace(
+            tile,  # whose moments are those of all
+            count=total.count + tile.count,
+            row_weight=total.row_weight + tile.row_weight,
+            log_likelihood=total.log_likelihood + tile.log_likelihood,
+        )
 
-    def _moments(self, rows: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums about the means, of rows and of products of their columns."""
-        kind = type(self.mixture.covariance)
-        first, second = [], []
+    def _moments(
+        self, rows: Tensor, shares: Tensor, known: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Sums about the means, of rows and of products of their columns; added to those known."""
+        kind, axis = type(self.mixture.covariance), shares.ndim - 2
+        found: list[tuple[Tensor, Tensor]] = []
         for part in self._components(rows.shape[-2]):
             own, means = shares, self.mixture.means
             if part is not None:
                 own, means = own[..., part, :], means[..., part, :]
             gap = rows.unsqueeze(-3) - means.unsqueeze(-2)
-            first.append((own.unsqueeze(-2) @ gap).squeeze(-2))
-            second.append(kind.moment(own, gap, gap))
+            first = (own.unsqueeze(-2) @ gap).squeeze(-2).double()
+            second = kind.moment(own, gap, gap).double()
+            if known is None:
+                found.append((first, second))
+                continue
+            at = slice(None) if part is None else slice(int(part[0]), int(part[-1]) + 1)
+            places = (slice(None),) * axis + (at,)
+            known[0][places].add_(first)
+            known[1][places if kind.block_ndim else ...].add_(second)
+        if known is not None:
+            return known
+        firsts, seconds = zip(*found, strict=True)
         if not kind.block_ndim:  # of all components together
-            return _joined(first, -2), reduce(torch.add, second)
-        return _joined(first, -2), _joined(second, shares.ndim - 2)
+            return _joined(firsts, axis), reduce(torch.add, seconds)
+        return _joined(firsts, axis), _joined(seconds, axis)
 
 
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)
 
 
 _ANSWERS: dict[str, Callable[[Tensor], Tensor]] = {
