@@ -16,6 +16,7 @@ import mogul.kernels
 from laws.cases import CASES, draw, draw_one, leaves, rebuild, tensor
 from mogul import Mixture
 from mogul._threads import in_threads, one_thread_if_small
+from mogul.covariances import structure
 from mogul.infer.em import m_step
 from mogul.kernels import KERNELS, e_step, log_prob, predict, responsibilities
 from mogul.kernels.reference import ReferenceKernel
@@ -437,6 +438,24 @@ def test_gradients_flow_through_components_taken_a_few_at_a_time(monkeypatch):
         found.append(gradient)
     assert float(found[0].abs().max()) > 1
     torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+@pytest.mark.parametrize("name", KINDS)
+def test_shares_near_the_smallest_numbers_are_left_out(name, kernel):
+    """Products with them take ten times as long; they are far below the rounding of any sum."""
+    means = np.array([[0.0, 0.0], [37.6, 0.0], [30.0, 0.0]])  # shares of e⁻⁷⁰⁷ and e⁻⁴⁵⁰ at zero
+    kind, eye = structure(name), np.broadcast_to(np.eye(2), (3, 2, 2))
+    ones = {"tied": eye[0], "diag": np.ones((3, 2)), "spherical": np.ones(3)}.get(name, eye)
+    covariance = kind.from_covariances(tensor(ones.copy()), 3, 2)
+    mixture = Mixture(torch.zeros(3).double(), tensor(means), covariance)
+    x = tensor(np.full((40, 2), 1e-3))
+    stats = e_step(x, mixture, kernel=kernel)
+    numbers = torch.cat([stats.count, stats.first.flatten(), stats.second.flatten()])
+    assert not ((numbers != 0) & (numbers.abs() < 1e-300)).any()
+    assert stats.count[1] == 0
+    assert 0 < stats.count[2] < 1e-190
+    np.testing.assert_allclose(stats.count[0], 40, rtol=1e-12)
 
 
 # --- memory ---------------------------------------------------------------------------------------

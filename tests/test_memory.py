@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from mogul import _memory
-from mogul._memory import LARGE_MIXTURE, given_back_if_large
+from mogul._memory import LARGE_MIXTURE, OWN_PAGES, given_back_if_large
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 
@@ -23,7 +23,7 @@ def asked(monkeypatch):
 
 def test_it_is_set_for_the_first_who_comes_and_put_back_for_the_last_who_goes(asked):
     with given_back_if_large(LARGE_MIXTURE):
-        assert asked == [(-3, 1 << 20)]
+        assert asked == [(-3, OWN_PAGES)]
         with given_back_if_large(2 * LARGE_MIXTURE):
             pass
         assert len(asked) == 1

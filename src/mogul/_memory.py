@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-__all__ = ["LARGE_MIXTURE", "given_back_if_large"]
+__all__ = ["LARGE_MIXTURE", "OWN_PAGES", "given_back_if_large"]
 
 LARGE_MIXTURE = 1 << 19
 """Numbers in a mixture from which on few are kept at a time: four megabytes."""
-_OWN_PAGES = 1 << 20
-"""Bytes of an array from which on it has pages of its own."""
+OWN_PAGES = 2 << 20
+"""Bytes of an array from which on it has pages of its own. The system takes some time to find these,
+so arrays that every tile of rows makes anew are smaller."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _USUAL_OWN_PAGES = 32 << 20
 """Where the C library's own threshold ends, in bytes, once it was moved by what is freed."""
@@ -59,7 +60,7 @@ class _OwnPages:
         with self._lock:
             self._callers += 1
             if self._callers == 1:
-                _setter()(_M_MMAP_THRESHOLD, _OWN_PAGES)
+                _setter()(_M_MMAP_THRESHOLD, OWN_PAGES)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:

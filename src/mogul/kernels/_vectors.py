@@ -769,8 +769,9 @@ _SHIFT = 1.5 * 2.0**52
 _LOG2_E = 1.0 / math.log(2.0)
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-_LEAST = -708.0
-"""The exponential of less is not a normal number, and taken for zero."""
+_LEAST = -600.0
+"""What is below is zero: products with numbers near the smallest take a processor ten times as long
+as others, and what is not normal has another form."""
 _STEPS = 16 if _WIDE else 1
 """Powers of 2 to the sixteenth are looked up where two registers of a processor hold them."""
 _REST = _interpolated(4 if _WIDE else 9, math.log(2.0) / 2 / _STEPS)
@@ -805,7 +806,7 @@ def _power_of_two(typingctx, shifted):
 
 @inner
 def exp(x):
-    """Exponentials of numbers that are not positive, to two roundings; 0 below −708.
+    """Exponentials of numbers that are not positive, to two roundings; 0 below −600.
 
     With n the nearest integer to s x / log 2, s steps, exp(x) = 2^(n / s) exp(x − n log(2) / s); of
     the rest r, at most log(2) / 2 s, exp(r) = 1 + r + r² q(r) with a polynomial q.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -25,6 +26,9 @@ _FEWEST_TILE_ROWS = 256
 """Products over fewer rows are slower than whitening (measured at D = 128, full covariances)."""
 _MOST_TILE_ROWS = 16384
 """Longer tiles gain nothing."""
+_LEAST = -600.0
+"""The exponential of what is below is taken as zero: products with numbers near the smallest there
+are take a processor ten times as long as others."""
 
 
 class ExpandedKernel(Expansion):
@@ -126,7 +130,7 @@ class ExpandedKernel(Expansion):
         """Add the statistics of one tile to ``sums``."""
         shares = self._terms(features, x)
         peak = shares.amax(-2, keepdim=True)
-        shares.sub_(peak).exp_()
+        torch.threshold_(shares.sub_(peak), _LEAST, -math.inf).exp_()
         total = shares.sum(-2, keepdim=True)
         log_prob = (peak + total.log()).squeeze(-2)  # (*batch, S)
         if uniform is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -9,6 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from mogul._memory import LARGE_MIXTURE
 from mogul.mixture import Mixture
 from mogul.stats import Stats
 
@@ -22,6 +24,8 @@ _FEWEST_ROWS = 256
 """Rows of a tile, at least: a few components at a time where all of them would leave fewer. To add
 the statistics of a tile to the others takes as long, if components have many, as hundreds of rows.
 """
+_LEAST = 0.85
+"""Of the logarithm of the smallest normal number: e⁻⁶⁰² in float64."""
 
 
 class ReferenceKernel:
@@ -43,8 +47,10 @@ class ReferenceKernel:
 
     @property
     def _most_elements(self) -> int:
-        on_cpu = self.mixture.means.device.type == "cpu"
-        return _TILE_ELEMENTS if on_cpu else _ACCELERATOR_ELEMENTS
+        if self.mixture.means.device.type != "cpu":
+            return _ACCELERATOR_ELEMENTS
+        is_large = self.mixture.covariance.factor.numel() >= LARGE_MIXTURE
+        return _TILE_ELEMENTS // 4 if is_large else _TILE_ELEMENTS  # below OWN_PAGES
 
     def _components(self, n_rows: int) -> list[Tensor | None]:
         """Which are worked on at a time over so many rows; None for all of them."""
@@ -94,7 +100,7 @@ class ReferenceKernel:
         rows = rows.to(self.mixture.means)
         terms = self.terms(rows)
         log_prob = terms.logsumexp(-2)  # (*batch, S)
-        shares = (terms - log_prob.unsqueeze(-2)).exp()
+        shares = _without_least(terms - log_prob.unsqueeze(-2)).exp()
         if uniform is not None:
             shares = drawn(shares, uniform)
         if sample_weight is None:
@@ -149,6 +155,15 @@ class ReferenceKernel:
         if not kind.block_ndim:  # of all components together
             return _joined(firsts, axis), reduce(torch.add, seconds)
         return _joined(firsts, axis), _joined(seconds, axis)
+
+
+def _without_least(logarithms: Tensor) -> Tensor:
+    """Those of numbers near the smallest there are, as of zero.
+
+    Products with such numbers take a processor ten times as long as others.
+    """
+    least = _LEAST * math.log(torch.finfo(logarithms.dtype).tiny)
+    return logarithms.masked_fill(logarithms < least, -math.inf)
 
 
 def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
