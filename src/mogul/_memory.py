@@ -22,8 +22,8 @@ __all__ = ["LARGE_MIXTURE", "OWN_PAGES", "given_back_if_large"]
 LARGE_MIXTURE = 1 << 19
 """Numbers in a mixture from which on few are kept at a time: four megabytes."""
 OWN_PAGES = 2 << 20
-"""Bytes of an array from which on it has pages of its own. The system takes some time to find these,
-so arrays that every tile of rows makes anew are smaller."""
+"""Bytes of an array from which on it has pages of its own. It takes the system some time to find
+these, so arrays that every tile of rows makes anew are smaller."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _USUAL_OWN_PAGES = 32 << 20
 """Where the C library's own threshold ends, in bytes, once it was moved by what is freed."""
