@@ -5,10 +5,16 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+import torch
 
-from mogul import _memory
+from mogul import GaussianMixture, Mixture, _memory
 from mogul._memory import LARGE_MIXTURE, OWN_PAGES, given_back_if_large
+from mogul.covariances import FullCovariance
+from mogul.data import ArraySource
+from mogul.data.rows import Rows
+from mogul.infer.em import EMSettings, fit_em
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 
@@ -74,6 +80,35 @@ def test_other_systems_are_left_alone(system, library, monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "libc_ver", lambda: (library, ""))
     assert _memory._setter.__wrapped__() is _memory._leave_alone
+
+
+@pytest.mark.parametrize("how", ["table", "source", "em"])
+def test_fits_of_large_mixtures_ask_for_it(how, asked, monkeypatch):
+    monkeypatch.setattr(_memory, "LARGE_MIXTURE", 2 * 3 * 3)  # of two components, three columns
+    x, inside = np.random.default_rng(0).normal(size=(60, 3)), []
+
+    def fit(n_components):
+        if how == "em":
+            start = Mixture(
+                torch.zeros(1, n_components).double(),
+                torch.from_numpy(x[None, :n_components]),
+                FullCovariance(
+                    torch.eye(3).double().expand(1, n_components, 3, 3), n_components, 3
+                ),
+            )
+            fit_em(Rows(torch.from_numpy(x)), start, EMSettings(max_iter=2))
+            return
+        watch = [lambda *_: inside.append(len(asked))]
+        model = GaussianMixture(n_components, random_state=0, tol=0.1, callbacks=watch)
+        model.fit(x if how == "table" else ArraySource(x))
+
+    fit(1)
+    assert not asked
+    inside.clear()
+    fit(2)
+    assert set(inside) == (set() if how == "em" else {1})  # once, for starts and all iterations
+    assert asked[0] == (-3, OWN_PAGES)
+    assert asked[-2:] == [(-3, 32 << 20), (-1, 64 << 20)]
 
 
 _HOLES = """

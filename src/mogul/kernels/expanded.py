@@ -27,8 +27,8 @@ _FEWEST_TILE_ROWS = 256
 _MOST_TILE_ROWS = 16384
 """Longer tiles gain nothing."""
 _LEAST = -600.0
-"""The exponential of what is below is taken as zero: products with numbers near the smallest there
-are take a processor ten times as long as others."""
+"""The exponential of what is below is taken as zero: products with numbers near the smallest take a
+processor ten times as long as others."""
 
 
 class ExpandedKernel(Expansion):

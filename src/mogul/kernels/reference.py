@@ -135,6 +135,7 @@ class ReferenceKernel:
         """Sums about the means, of rows and of products of their columns; added to those known."""
         kind, axis = type(self.mixture.covariance), shares.ndim - 2
         found: list[tuple[Tensor, Tensor]] = []
+        start = 0  # counted here: to ask a device for it would wait for the device
         for part in self._components(rows.shape[-2]):
             own, means = shares, self.mixture.means
             if part is not None:
@@ -145,8 +146,9 @@ class ReferenceKernel:
             if known is None:
                 found.append((first, second))
                 continue
-            at = slice(None) if part is None else slice(int(part[0]), int(part[-1]) + 1)
-            places = (slice(None),) * axis + (at,)
+            stop = start + own.shape[axis]
+            places = (slice(None),) * axis + (slice(start, stop),)
+            start = stop
             known[0][places].add_(first)
             known[1][places if kind.block_ndim else ...].add_(second)
         if known is not None:
